@@ -1,0 +1,131 @@
+"""Train the weights that ship as `demo`: python benchmarks/train_demo.py [--out FILE] [--epochs N] [--seed S]."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.data.transforms_factory import create_transform
+from torch import Tensor, nn
+from torch.nn.functional import affine_grid, cross_entropy, grid_sample
+from torch.optim.swa_utils import AveragedModel
+
+from erq_export.demo import DEMO_ARCHITECTURE, DEMO_MODEL_ARGS, DEMO_PREPROCESS, DEMO_WEIGHTS, Digits
+
+N_THREADS = 2  # fixed, because the order of floating-point sums follows it
+BATCH = 50  # divides the 1200 training images: 24 steps an epoch
+PEAK_LR = 1e-3
+WEIGHT_DECAY = 0.05
+WARMUP_EPOCHS = 5
+LABEL_SMOOTHING = 0.1
+EMA_DECAY = 0.995  # a mean over about the last 200 steps, 8 epochs
+ROTATION = math.radians(12)
+SHEAR, ZOOM = 0.15, 0.15
+SHIFT = 0.15  # of half the image's width: 2.4 of 32 pixels
+NOISE = 0.05  # standard deviation; black is -1, white 1
+
+
+def load(split: Digits) -> tuple[Tensor, Tensor]:
+    """Return the images as the deployed model sees them (n, 3, 32, 32), and the labels (n,)."""
+    transform = create_transform(**DEMO_PREPROCESS, is_training=False)
+    images = torch.stack([transform(split.image(i)) for i in range(len(split))])
+    return images, torch.tensor(split.labels)
+
+
+def uniform(n: int, bound: float, generator: torch.Generator) -> Tensor:
+    """Return n numbers between -bound and bound (n,)."""
+    return (torch.rand(n, generator=generator) * 2 - 1) * bound
+
+
+def distort(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Rotate, shear, zoom and shift each image at random over a black ground, then add noise (n, 3, 32, 32)."""
+    n = len(images)
+    angle, shear = uniform(n, ROTATION, generator), uniform(n, SHEAR, generator)
+    zoom_x, zoom_y = 1 + uniform(n, ZOOM, generator), 1 + uniform(n, ZOOM, generator)
+    shift_x, shift_y = uniform(n, SHIFT, generator), uniform(n, SHIFT, generator)
+    cos, sin = angle.cos(), angle.sin()
+    across = torch.stack([zoom_x * cos, zoom_x * (shear * cos - sin), shift_x], dim=1)  # (n, 3)
+    down = torch.stack([zoom_y * sin, zoom_y * (shear * sin + cos), shift_y], dim=1)  # (n, 3)
+    grid = affine_grid(torch.stack([across, down], dim=1), list(images.shape), align_corners=False)  # (n, 32, 32, 2)
+    moved = grid_sample(images + 1, grid, align_corners=False) - 1  # outside is 0 + -1: black
+    return moved + NOISE * torch.randn(n, 1, *images.shape[2:], generator=generator)
+
+
+def create(seed: int) -> nn.Module:
+    """Return the untrained model; timm draws initial weights from torch's global generator, seeded for this alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = timm.create_model(DEMO_ARCHITECTURE, pretrained=False, **DEMO_MODEL_ARGS)
+    return model
+
+
+def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, seed: int) -> nn.Module:
+    """Train for a fixed number of epochs, seeing no other data; return the running mean of the weights."""
+    generator = torch.Generator().manual_seed(seed)
+    matrices = [p for p in model.parameters() if p.ndim > 1]  # and the two embeddings
+    vectors = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms do not decay
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR)
+    steps_per_epoch = len(images) // BATCH
+    warmup, total = WARMUP_EPOCHS * steps_per_epoch, epochs * steps_per_epoch
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / (total - warmup))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    averaged = AveragedModel(model, avg_fn=lambda mean, new, _: mean.lerp(new, 1 - EMA_DECAY))
+    model.train()
+    for epoch in range(epochs):
+        start, losses = time.perf_counter(), []
+        for rows in torch.randperm(len(images), generator=generator).chunk(steps_per_epoch):
+            logits = model(distort(images[rows], generator))  # (BATCH, 10)
+            loss = cross_entropy(logits, labels[rows], label_smoothing=LABEL_SMOOTHING)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            averaged.update_parameters(model)
+            losses.append(loss.item())
+        seconds = time.perf_counter() - start
+        print(f"epoch {epoch + 1:3d} of {epochs}  loss {sum(losses) / len(losses):.4f}  {seconds:.1f} s", flush=True)
+    return averaged.module
+
+
+def top1(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Return the share of images whose largest logit is their label's."""
+    model.eval()
+    with torch.inference_mode():
+        right = [(model(x).argmax(dim=1) == y).sum() for x, y in zip(images.chunk(6), labels.chunk(6), strict=True)]
+    return int(torch.stack(right).sum()) / len(labels)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=DEMO_WEIGHTS)
+    parser.add_argument("--epochs", type=int, default=120)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.epochs <= WARMUP_EPOCHS:
+        parser.error(f"--epochs {args.epochs}: the warm-up alone takes {WARMUP_EPOCHS}")
+
+    torch.set_num_threads(N_THREADS)
+    train_images, train_labels = load(Digits("train"))
+    trained = train(create(args.seed), train_images, train_labels, args.epochs, args.seed)
+    save_file({key: tensor.half().contiguous() for key, tensor in trained.state_dict().items()}, args.out)
+
+    shipped = create(args.seed)
+    shipped.load_state_dict(load_file(args.out))  # float16 into float32: exact
+    print(f"held-out top-1 {top1(shipped, *load(Digits('held_out'))):.4f}")
+    print(f"train top-1    {top1(shipped, train_images, train_labels):.4f}")
+
+
+if __name__ == "__main__":
+    main()

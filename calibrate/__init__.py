@@ -1,0 +1,1 @@
+"""Find the integers: calibration of a prepared model to a bundle."""

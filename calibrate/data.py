@@ -1,0 +1,49 @@
+"""The calibration set: which images, as one tensor, and what identifies them."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from erq_export.errors import DataError
+from erq_export.images import ImageSource, Preprocess, batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSet:
+    """pixels (n, 3, H, W) float32, preprocessed; the names and the sha256 of the pixels identify the set."""
+
+    pixels: Tensor
+    names: tuple[str, ...]
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"n_images": len(self.names), "names": list(self.names), "pixels_sha256": self.sha256}
+
+
+def check_enough(source: ImageSource, n: int) -> None:
+    """DataError when the source has fewer than n images."""
+    if len(source) < n:
+        raise DataError(
+            f"--calib {n} images were asked for, the data folder has {len(source)}",
+            fix=f"--calib {len(source)}, or a larger folder for --data",
+        )
+
+
+def calibration_set(source: ImageSource, preprocess: Preprocess, *, n: int, seed: int) -> CalibrationSet:
+    """n images drawn without replacement by a generator of their own; in drawn order, without labels.
+
+    DataError for too few images, a file that cannot be read, or pixels that are not finite.
+    """
+    check_enough(source, n)
+    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:n].tolist()
+    pixels = torch.cat(list(batches(source, preprocess, chosen, size=n)))
+    if not bool(torch.isfinite(pixels).all()):
+        raise DataError("the preprocessed calibration images hold NaN or infinity", fix="check --preprocess std")
+    return CalibrationSet(
+        pixels=pixels,
+        names=tuple(source.name(i) for i in chosen),
+        sha256=hashlib.sha256(pixels.numpy().tobytes()).hexdigest(),
+    )

@@ -1,0 +1,62 @@
+"""What ERQ sees of the data: three sums of outer products per layer, streamed.
+
+Letters:  x (k,) float input;  x̂ (k,) the same input quantized;  x̃ = [x̂; 1] where the layer has a bias
+          G = Σ x̃ x̃ᵀ (K, K)    D = Σ (x − x̂) x̃ᵀ (k, K)    C = Σ (x − x̂)(x − x̂)ᵀ (k, k)    N rows;  K = k + 1 or k
+Sums, never means: the ridge of the paper's code is added to the sum (erq.md P1), and halves add up to the whole.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Moments:
+    """The running sums, float64. Products are made in float32 (TF32 off), chunk by chunk, and added in float64."""
+
+    G: Tensor
+    D: Tensor
+    C: Tensor
+    n_rows: int
+    bias: bool
+
+    @classmethod
+    def zero(cls, k: int, *, bias: bool, device: torch.device | None = None) -> "Moments":
+        """Empty sums of a layer with k inputs."""
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(*shape, dtype=torch.float64, device=device)
+
+        K = k + bias
+        return cls(G=zeros(K, K), D=zeros(k, K), C=zeros(k, k), n_rows=0, bias=bias)
+
+    def add(self, x: Tensor, x_hat: Tensor) -> None:
+        """Add a chunk of rows: x, x_hat (rows, k) float32. D is made from the difference, not as a difference of sums."""
+        d = x - x_hat
+        x_tilde = torch.cat([x_hat, torch.ones_like(x_hat[:, :1])], 1) if self.bias else x_hat  # (rows, K)
+        self.G += (x_tilde.T @ x_tilde).double()
+        self.D += (d.T @ x_tilde).double()
+        self.C += (d.T @ d).double()
+        self.n_rows += len(x)
+
+    def mean(self) -> tuple[Tensor, Tensor]:
+        """μ = E[x̂] (k,) and the biased covariance Σ (k, k): μμᵀ + Σ = G/N is what rounding refinement needs."""
+        if not self.bias:
+            raise ValueError("the mean is a column of G only in layers with a bias")
+        mu = self.G[:-1, -1] / self.n_rows
+        return mu, self.G[:-1, :-1] / self.n_rows - torch.outer(mu, mu)
+
+    def output_error(self, W: Tensor, W_hat: Tensor) -> float:
+        """Σ‖W x̃₀ − Ŵ x̃‖² over all rows, with x̃₀ = [x; 1]: the layer's output error, weights and inputs quantized.
+
+        With Δ = W − Ŵ (n, K) and W₀ the weight columns of W:  W x̃₀ − Ŵ x̃ = Δ x̃ + W₀ (x − x̂), hence
+        tr(Δ G Δᵀ) + 2 tr(W₀ D Δᵀ) + tr(W₀ C W₀ᵀ).
+        """
+        delta, W0 = W - W_hat, W[:, : len(self.C)]
+        quadratic = ((delta @ self.G) * delta).sum() + 2 * ((W0 @ self.D) * delta).sum() + ((W0 @ self.C) * W0).sum()
+        return float(quadratic.clamp_min(0))
+
+    def output_energy(self, W: Tensor) -> float:
+        """Σ‖W x̃₀‖² over all rows: what errors are relative to. x̃₀ = x̃ + [x − x̂; 0]."""
+        return self.output_error(W, torch.zeros_like(W))

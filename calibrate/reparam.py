@@ -1,0 +1,56 @@
+"""LayerNorm reparameterisation (RepQ-ViT, taken over by ERQ): per-channel activation grids folded into one per-tensor grid.
+
+Letters:  s (k,) per-channel scales, z (k,) zero points;  s̃, z̃ their common values;  r₁ = s/s̃,  r₂ = z − z̃
+          γ, β (k,) LayerNorm;  W (n, k), b (n,) the Linear it feeds
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from erq_export.affine import Grid, snap_to_half
+from erq_export.targets import GridRules
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """The reparameterised pair and the per-tensor grid that now fits the LayerNorm's output."""
+
+    gamma: Tensor
+    beta: Tensor
+    weight: Tensor
+    bias: Tensor
+    grid: Grid
+
+
+def fold(
+    gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor | None, per_channel: Grid, *, bits: int, rules: GridRules
+) -> Folded:
+    """Give every channel of the LayerNorm's output the same grid, without changing the function of the pair.
+
+        LN:      γ' = γ / r₁        β' = (β + s r₂) / r₁
+        Linear:  W' = W · r₁        b' = b − W (s r₂)
+
+    The output becomes x' = (x + s r₂)/r₁, hence x'/s̃ = x/s + z − z̃: quantizing x' with (s̃, z̃) gives the same integers as
+    quantizing x per channel with (s, z), exactly, because z̃ is an integer. z̃ is free: the rounded mean of z, moved
+    into [0, 2^b − 1] so that the codes fit every container; 2^(b−1) where 8 bits must be centred on 0.
+    Shapes in and out are those of the letters; computed in float64. Source: RepQ-ViT; erq.md section 5, P2.
+    """
+    s, z = per_channel.scale.double(), -per_channel.qmin.double()
+    common_s = s.mean().float()
+    if rules.half_scales:
+        common_s = snap_to_half(common_s)
+    common_z = torch.round(z.mean()).clamp(0, 2**bits - 1)
+    if bits == 8 and not rules.offset_8bit:
+        common_z = torch.full_like(common_z, 2.0 ** (bits - 1))
+    r1, r2 = s / common_s.double(), z - common_z
+    b = torch.zeros(len(weight), dtype=torch.float64, device=weight.device) if bias is None else bias.double()
+    qmin = -common_z.float()
+    return Folded(
+        gamma=(gamma.double() / r1).float(),
+        beta=((beta.double() + s * r2) / r1).float(),
+        weight=(weight.double() * r1).float(),
+        bias=(b - weight.double() @ (s * r2)).float(),
+        grid=Grid(scale=common_s, qmin=qmin, qmax=qmin + 2**bits - 1),
+    )

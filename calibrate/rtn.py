@@ -1,0 +1,20 @@
+"""Round to nearest: percentile ranges, nothing else. The control that other methods are measured against."""
+
+from erq_export.affine import quantize
+
+from .method import Problem, Solution
+from .weight_grid import weight_grid
+
+
+class RoundToNearest:
+    """Every weight to its nearest grid point; the bias untouched; activations per tensor."""
+
+    name = "rtn"
+    reparameterize = False
+
+    def solve(self, problem: Problem) -> Solution:
+        grid = weight_grid(problem.weight, bits=problem.w_bits, rules=problem.spec.rules)
+        return Solution(q=quantize(problem.weight, grid), grid=grid, bias=problem.bias)
+
+
+METHOD = RoundToNearest()

@@ -1,0 +1,55 @@
+"""One grid per weight row: the percentile range with the least squared error.
+
+Letters:  W (n, k) weight;  p percentile
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from erq_export.affine import Grid, asymmetric_grid, common_power, fake_quantize, snap_to_ratio, symmetric_grid
+from erq_export.targets import GridRules
+
+PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)  # ERQ's wider grid (TPAMI)
+
+
+def weight_grid(W: Tensor, *, bits: int, rules: GridRules, percentiles: Sequence[float] = PERCENTILES) -> Grid:
+    """Search the range of every row at once: tensors of shape (n, 1).
+
+    The rows are sorted once; each percentile is then a lookup. Below 8 bits grids are asymmetric and hold 0, so that
+    their codes fit int8 with zero point 0; at 8 bits only symmetric ones do. Source: erq.md 2.1, 2.2; qdq.md 3.
+    """
+    ordered = W.sort(1).values
+    make = symmetric_grid if bits == 8 else asymmetric_grid
+    widest = make(ordered[:, :1].clamp_max(0), ordered[:, -1:].clamp_min(0), bits)
+    snap = partial(snap_to_ratio, s0=common_power(widest.scale)) if rules.half_scales else None
+    best: Grid | None = None
+    least = torch.full((len(W), 1), torch.inf, dtype=W.dtype, device=W.device)
+    for p in percentiles:
+        lo, hi = _quantile(ordered, 1 - p).clamp_max(0), _quantile(ordered, p).clamp_min(0)
+        grid = make(lo, hi, bits, snap=snap)
+        error = (fake_quantize(W, grid) - W).square().sum(1, keepdim=True)
+        better = error < least
+        least = torch.where(better, error, least)
+        best = grid if best is None else _choose(better, grid, best)
+    if best is None:
+        raise ValueError("no percentile was given")
+    return best
+
+
+def _quantile(ordered: Tensor, p: float) -> Tensor:
+    """Linear interpolation in sorted rows: (n, k) → (n, 1)."""
+    position = p * (ordered.shape[1] - 1)
+    i = int(position)
+    j = min(i + 1, ordered.shape[1] - 1)
+    return torch.lerp(ordered[:, i : i + 1], ordered[:, j : j + 1], position - i)
+
+
+def _choose(mask: Tensor, a: Grid, b: Grid) -> Grid:
+    return Grid(
+        scale=torch.where(mask, a.scale, b.scale),
+        qmin=torch.where(mask, a.qmin, b.qmin),
+        qmax=torch.where(mask, a.qmax, b.qmax),
+    )

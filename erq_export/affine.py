@@ -1,0 +1,91 @@
+"""The affine grid: the only code that rounds.
+
+Letters:  x real values;  s > 0 scale;  q integer code;  b bits;  z zero point
+A grid is the set {s·q : qmin ≤ q ≤ qmax}. The textbook form with codes c ∈ [0, 2^b − 1] and zero point z is the same
+set with q = c − z, so here the zero point is always 0 and the asymmetry lives in qmin = −z, qmax = 2^b − 1 − z.
+A container (int8, or uint8 with a zero point) is chosen at export; the set does not change.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Rounding = Callable[[Tensor], Tensor]
+
+SMALLEST_NORMAL_HALF = 2.0**-14
+SMALLEST_HALF = 2.0**-24
+SMALLEST_SCALE = 1e-12  # a dead channel has range 0; any positive scale represents it exactly
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Scale and integer range. The three tensors broadcast against the values they quantize: () per tensor,
+    (n, 1) per row of a weight, (k,) per channel of an activation. All float32; qmin and qmax hold integers."""
+
+    scale: Tensor
+    qmin: Tensor
+    qmax: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Grid":
+        """The same change (reshape, index, device) applied to scale, qmin and qmax."""
+        return Grid(scale=change(self.scale), qmin=change(self.qmin), qmax=change(self.qmax))
+
+
+def quantize(x: Tensor, grid: Grid, rounding: Rounding = torch.round) -> Tensor:
+    """q = clamp(round(x / s), qmin, qmax): integers in x's floating-point type, same shape as x.
+
+    Rounds half to even and divides (ONNX QuantizeLinear does; multiplying by 1/s differs in about 4e-6 of codes).
+    `rounding` may be `torch.floor` or `torch.ceil`: the two neighbours that rounding refinement chooses from.
+    """
+    return torch.clamp(rounding(x / grid.scale), grid.qmin, grid.qmax)
+
+
+def dequantize(q: Tensor, grid: Grid) -> Tensor:
+    """x̂ = s·q, same shape as q."""
+    return q * grid.scale
+
+
+def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
+    """x̂: x moved to the nearest point of the grid, same shape and type as x."""
+    return dequantize(quantize(x, grid), grid)
+
+
+def asymmetric_grid(lo: Tensor, hi: Tensor, bits: int, *, snap: Callable[[Tensor], Tensor] | None = None) -> Grid:
+    """The b-bit grid that covers [lo, hi]: s = (hi − lo)/(2^b − 1), z = round(−lo/s)  (RepQ-ViT, ERQ).
+
+    `snap` moves the scale to one that the target represents exactly, before z is computed from it.
+    """
+    levels = 2**bits - 1
+    scale = ((hi - lo) / levels).float().clamp_min(SMALLEST_SCALE)
+    scale = snap(scale) if snap else scale
+    qmin = torch.round(lo.float() / scale)
+    return Grid(scale=scale, qmin=qmin, qmax=qmin + levels)
+
+
+def symmetric_grid(lo: Tensor, hi: Tensor, bits: int, *, snap: Callable[[Tensor], Tensor] | None = None) -> Grid:
+    """The b-bit grid with codes [−2^(b−1), 2^(b−1) − 1] whose largest point is max(|lo|, |hi|)."""
+    top = 2 ** (bits - 1) - 1
+    scale = (torch.maximum(lo.abs(), hi.abs()) / top).float().clamp_min(SMALLEST_SCALE)
+    scale = snap(scale) if snap else scale
+    return Grid(scale=scale, qmin=torch.full_like(scale, -top - 1), qmax=torch.full_like(scale, top))
+
+
+def snap_to_half(scale: Tensor) -> Tensor:
+    """The nearest scale that float16 holds exactly, so float32 and float16 graphs share one grid. Any shape."""
+    return scale.half().float().clamp_min(SMALLEST_NORMAL_HALF)
+
+
+def snap_to_ratio(scale: Tensor, s0: Tensor) -> Tensor:
+    """Scales s = s₀·r with s₀ a power of two common to the layer and each ratio r ≤ 1 exact in float16. Any shape.
+
+    A graph in float16 dequantizes the whole weight with s₀ and multiplies the output by r: the raw accumulator stays
+    in float16's range and both factors are exact (TensorRT-RTX applies per-channel scales one kernel too late).
+    """
+    return s0 * (scale / s0).half().float().clamp_min(SMALLEST_NORMAL_HALF)
+
+
+def common_power(scale: Tensor) -> Tensor:
+    """s₀ = 2^⌈log₂ max s⌉, at least float16's smallest number; shape ()."""
+    return torch.exp2(torch.ceil(torch.log2(scale.max()))).clamp_min(SMALLEST_HALF)

@@ -1,0 +1,145 @@
+"""What calibration leaves behind: integers, scales and float leftovers in safetensors, everything else in JSON.
+
+The bundle is the only thing that crosses from calibration to export and validation. Equal inputs give equal bytes: no
+times, no machine paths, keys sorted.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from erq_export.affine import Grid
+from erq_export.errors import DataError
+from erq_export.images import Preprocess
+from erq_export.models import FAMILIES
+from erq_export.models.family import Family
+from erq_export.models.loading import Identity, architecture
+from erq_export.quantized import QuantizedLayer, install
+from erq_export.registry import resolve
+from erq_export.spec import QuantSpec
+
+FORMAT = 1
+TENSORS, DESCRIPTION = "tensors.safetensors", "bundle.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """Quantized layers by module path, the float remainder as a state dict, and how all of it came about."""
+
+    spec: QuantSpec
+    identity: Identity
+    layers: dict[str, QuantizedLayer]
+    leftovers: dict[str, Tensor]
+    data: dict[str, Any]  # fingerprint and size of the calibration set
+    statistics: dict[str, dict[str, float]] = field(default_factory=dict)  # per layer: errors, rows
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write both files into an existing folder."""
+        tensors = {f"float.{name}": t for name, t in self.leftovers.items()}
+        for path, layer in self.layers.items():
+            tensors |= {f"layer.{path}.{name}": t for name, t in _tensors(layer).items()}
+        save_file({k: tensors[k].detach().cpu().contiguous() for k in sorted(tensors)}, folder / TENSORS)
+        description = {
+            "format": FORMAT,
+            "spec": self.spec.to_json(),
+            "model": asdict(self.identity) | {"preprocess": self.identity.preprocess.to_json()},
+            "data": self.data,
+            "layers": [
+                {
+                    "path": path,
+                    "w_bits": layer.w_bits,
+                    "a_bits": layer.a_bits,
+                    "act_qmin": int(layer.act.qmin.item()),
+                    "act_qmax": int(layer.act.qmax.item()),
+                    "statistics": self.statistics.get(path, {}),
+                }
+                for path, layer in self.layers.items()
+            ],
+            "versions": self.versions,
+            "tensors_sha256": file_sha256(folder / TENSORS),
+        }
+        text = json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False)
+        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Bundle":
+        """Read a bundle; DataError where it is missing, damaged or of another format."""
+        try:
+            description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as e:
+            raise DataError(f"{folder} holds no readable bundle: {e}", fix="run erq-export MODEL --out DIR first") from e
+        if description.get("format") != FORMAT:
+            raise DataError(
+                f"{folder} is a bundle of format {description.get('format')}, this version reads {FORMAT}",
+                fix="calibrate again, or use the erq-export version named in it",
+            )
+        if not (folder / TENSORS).is_file() or file_sha256(folder / TENSORS) != description["tensors_sha256"]:
+            raise DataError(f"{folder / TENSORS} is missing or damaged (its sha256 differs)", fix="calibrate again")
+        tensors = load_file(folder / TENSORS)
+        model = description["model"]
+        return cls(
+            spec=QuantSpec.from_json(description["spec"]),
+            identity=Identity(**model | {"preprocess": Preprocess.from_config(model["preprocess"], {})}),
+            layers={row["path"]: _layer(row, tensors) for row in description["layers"]},
+            leftovers={k.removeprefix("float."): t for k, t in tensors.items() if k.startswith("float.")},
+            data=description["data"],
+            statistics={row["path"]: row["statistics"] for row in description["layers"]},
+            versions=description["versions"],
+        )
+
+    def reference(self) -> nn.Module:
+        """The fake-quant model in evaluation mode: the same integers, float32 arithmetic."""
+        family: Family = resolve("family", self.identity.family, FAMILIES)
+        model: nn.Module = family.prepare(architecture(self.identity.timm_name, self.identity.model_args))
+        for path, layer in self.layers.items():
+            install(model, path, layer)
+        missing, surplus = model.load_state_dict(self.leftovers, strict=False)
+        own = {f"{path}.{name}" for path in self.layers for name in ("weight_q", "weight_scale", "bias", "act_scale")}
+        if surplus or set(missing) != own:
+            raise DataError("the bundle's float weights do not fit its architecture", fix="calibrate again")
+        return model.eval()
+
+
+def _tensors(layer: QuantizedLayer) -> dict[str, Tensor]:
+    return {
+        "weight_q": layer.weight_q,
+        "weight_scale": layer.weight_scale,
+        "weight_qmin": layer.weight_qmin,
+        "bias": layer.bias,
+        "act_scale": layer.act.scale,
+    }
+
+
+def _layer(row: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedLayer:
+    def tensor(name: str) -> Tensor:
+        return tensors[f"layer.{row['path']}.{name}"]
+
+    scale = tensor("act_scale")
+    bounds = {name: torch.tensor(float(row[f"act_{name}"])) for name in ("qmin", "qmax")}
+    return QuantizedLayer(
+        weight_q=tensor("weight_q"),
+        weight_scale=tensor("weight_scale"),
+        weight_qmin=tensor("weight_qmin"),
+        bias=tensor("bias"),
+        act=Grid(scale=scale, **bounds),
+        w_bits=row["w_bits"],
+        a_bits=row["a_bits"],
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def fingerprint(folder: Path) -> str:
+    """The bundle's hash, which every later artifact records: sha256 of its description (which names its tensors')."""
+    return file_sha256(folder / DESCRIPTION)

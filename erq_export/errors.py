@@ -1,0 +1,61 @@
+"""What a user can act on: errors that name the problem, the fix and the exit code."""
+
+
+class ErqError(Exception):
+    """A problem the user can act on: what is wrong, and what to do instead.
+
+    The command line prints both lines and exits with `exit_code` (design: 2 usage, 3 this machine lacks
+    something, 4 accuracy gate, 5 parity gate, 6 engine build or precision gate, 7 speed gate).
+    """
+
+    exit_code = 2
+
+    def __init__(self, problem: str, *, fix: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  fix: {self.fix}"
+
+
+class SpecError(ErqError):
+    """What was asked for is impossible or misspelt."""
+
+
+class DataError(ErqError):
+    """The images, labels or checkpoint given cannot be used."""
+
+
+class OutputError(ErqError):
+    """The output folder cannot be written, or holds something that must not be lost."""
+
+
+class MachineError(ErqError):
+    """This machine lacks something: a package, a GPU, a network."""
+
+    exit_code = 3
+
+
+class AccuracyError(ErqError):
+    """The accuracy gate failed."""
+
+    exit_code = 4
+
+
+class ParityError(ErqError):
+    """What was deployed does not compute what was calibrated."""
+
+    exit_code = 5
+
+
+class EngineError(ErqError):
+    """The engine could not be built, or does not run in the precision claimed."""
+
+    exit_code = 6
+
+
+class SpeedError(ErqError):
+    """The speed gate failed."""
+
+    exit_code = 7

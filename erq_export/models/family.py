@@ -1,0 +1,111 @@
+"""What a model family must tell: which layers are quantized, which LayerNorm feeds which, and how data walks through."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from erq_export.errors import SpecError
+
+Role = Literal["patch", "qkv", "proj", "fc1", "fc2", "reduction", "head"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One quantized layer: an nn.Linear by its module path, and the LayerNorm that is its only source, if any."""
+
+    path: str
+    role: Role
+    norm: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A piece of the model that is run on its own: hidden state in, hidden state out."""
+
+    name: str
+    forward: Callable[[Tensor], Tensor]
+    sites: tuple[Site, ...]
+
+
+class Family(Protocol):
+    """One file a family; registered by one line in `erq_export.models`."""
+
+    name: str
+
+    def claims(self, model: nn.Module) -> bool:
+        """Is this model built from this family's classes?"""
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Bring the model into the form that is calibrated and exported, function unchanged:
+        every quantized layer an nn.Linear. SpecError naming the first module not understood."""
+
+    def stages(self, model: nn.Module) -> tuple[Stage, ...]:
+        """The prepared model as consecutive stages; composed, they are its forward."""
+
+    def n_attention(self, model: nn.Module) -> int:
+        """How many attention operators the model runs."""
+
+
+def not_understood(path: str, module: nn.Module, *, family: str) -> SpecError:
+    """The refusal for a module that a family does not know how to quantize."""
+    return SpecError(
+        f"{path} is a {type(module).__name__}, which the {family} family does not know",
+        fix="use a model of plain timm ViT or DeiT blocks (erq-export models lists them), or add the family",
+    )
+
+
+class PatchTokens(nn.Module):
+    """Patch embedding with stride = kernel as one matrix product: (B, C, H, W) → (B, H/p·W/p, D).
+
+    The convolution's filters become the rows of a Linear over flattened patches, so that it is quantized, and runs
+    in integers, like every other layer.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.Module) -> None:
+        super().__init__()
+        self.patch = (conv.kernel_size[0], conv.kernel_size[1])
+        out, _, height, width = conv.weight.shape
+        self.proj = nn.Linear(conv.in_channels * height * width, out, bias=conv.bias is not None)
+        self.proj.weight = nn.Parameter(conv.weight.detach().reshape(out, -1).clone(), requires_grad=False)
+        if conv.bias is not None:
+            self.proj.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        p, q = self.patch
+        x = x.reshape(b, c, h // p, p, w // q, q).permute(0, 2, 4, 1, 3, 5)  # (B, H/p, W/q, C, p, q)
+        x = x.reshape(b, (h // p) * (w // q), c * p * q)
+        out: Tensor = self.norm(self.proj(x))
+        return out
+
+
+def patch_tokens(path: str, embed: nn.Module, *, family: str) -> PatchTokens:
+    """PatchTokens for a timm PatchEmbed; SpecError where its convolution overlaps, pads or dilates."""
+    conv = getattr(embed, "proj", None)
+    if not isinstance(conv, nn.Conv2d) or not getattr(embed, "flatten", False):
+        raise not_understood(path, embed, family=family)
+    plain = conv.stride == conv.kernel_size and conv.padding in ((0, 0), "valid")
+    if not (plain and conv.dilation == (1, 1) and conv.groups == 1):
+        raise not_understood(f"{path}.proj", conv, family=family)
+    norm = embed.norm if isinstance(embed.norm, nn.Module) else nn.Identity()
+    return PatchTokens(conv, norm)
+
+
+def submodule(model: nn.Module, path: str, kind: type[nn.Module]) -> nn.Module:
+    """The module at `path`; TypeError if it is not a `kind` (a fault of the family file, not of the user)."""
+    module = model.get_submodule(path)
+    if not isinstance(module, kind):
+        raise TypeError(f"{path} is a {type(module).__name__}, expected {kind.__name__}")
+    return module
+
+
+@torch.no_grad()
+def run(stages: tuple[Stage, ...], x: Tensor) -> Tensor:
+    """The whole model, stage after stage."""
+    for stage in stages:
+        x = stage.forward(x)
+    return x

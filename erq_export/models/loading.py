@@ -1,0 +1,217 @@
+"""From a ModelSpec to a prepared model: names resolved, weights read and checked, preprocessing settled."""
+
+import ast
+import hashlib
+import socket
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import timm
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from timm.data import resolve_model_data_config
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from erq_export.demo import DEMO_MODEL_ARGS, DEMO_PREPROCESS, DEMO_WEIGHTS
+from erq_export.errors import DataError, MachineError, SpecError
+from erq_export.images import Preprocess
+from erq_export.models import ALIASES, Alias, family_of
+from erq_export.models.family import Family, Stage
+from erq_export.registry import unknown
+from erq_export.spec import ModelSpec
+
+HUB_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Everything needed to build the same architecture again, and where the weights came from. No machine paths."""
+
+    name: str
+    timm_name: str
+    model_args: dict[str, Any]
+    weights: str  # "pretrained", "checkpoint", "bundled" or "random"
+    weights_sha256: str | None
+    family: str
+    preprocess: Preprocess
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A prepared float model, ready to be calibrated."""
+
+    model: nn.Module
+    family: Family
+    identity: Identity
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return self.family.stages(self.model)
+
+
+def alias_of(name: str) -> Alias:
+    """The alias of that name, or any timm name as its own alias; SpecError with the nearest names otherwise."""
+    if name in ALIASES:
+        return ALIASES[name]
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise unknown("model", name, [*ALIASES, *timm.list_models()])
+    if tag and name not in (tags := timm.list_pretrained(f"{architecture}.*")):
+        raise unknown(f"pretrained tag of {architecture}", name, tags or [architecture])
+    return Alias(timm_name=name)
+
+
+def architecture(timm_name: str, model_args: dict[str, Any], *, seed: int = 0) -> nn.Module:
+    """The timm model with random weights from `seed`; SpecError where timm refuses an argument."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: nn.Module = timm.create_model(timm_name, pretrained=False, **model_args)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as e:
+        given = " ".join(f"--model-arg {k}={v}" for k, v in model_args.items())
+        raise SpecError(f"timm cannot build {timm_name} with {given}: {e}", fix="correct the --model-arg") from e
+    return model.eval()
+
+
+def load(spec: ModelSpec, *, seed: int) -> Loaded:
+    """Build the model, put the weights in, check them, prepare it.
+
+    Raises SpecError (unknown name, argument, family), DataError (checkpoint), MachineError (no weights to be had).
+    """
+    alias = alias_of(spec.name)
+    args = (DEMO_MODEL_ARGS if spec.name == "demo" else {}) | spec.model_args
+    if spec.checkpoint is not None:
+        model, source = architecture(alias.timm_name, args), "checkpoint"
+        digest: str | None = read_checkpoint(model, Path(spec.checkpoint), args)
+    elif not spec.pretrained:
+        model, source, digest = architecture(alias.timm_name, args, seed=seed), "random", None
+    elif spec.name == "demo":
+        model, source = architecture(alias.timm_name, args), "bundled"
+        digest = read_checkpoint(model, DEMO_WEIGHTS, args)
+    else:
+        model, source, digest = pretrained(alias.timm_name, args), "pretrained", None
+    refuse_non_finite(model)
+    model = model.float()
+    family = family_of(model)
+    config = resolve_model_data_config(model)
+    base = DEMO_PREPROCESS if spec.name == "demo" else alias.preprocess
+    preprocess = Preprocess.from_config(config, base | spec.preprocess)
+    identity = Identity(
+        name=spec.name,
+        timm_name=alias.timm_name,
+        model_args=args,
+        weights=source,
+        weights_sha256=digest,
+        family=family.name,
+        preprocess=preprocess,
+    )
+    return Loaded(model=family.prepare(model), family=family, identity=identity)
+
+
+def pretrained(timm_name: str, args: dict[str, Any]) -> nn.Module:
+    """The model with timm's pretrained weights, from its cache or the hub. MachineError where neither has them."""
+    fix = (
+        "give your own weights with --checkpoint FILE; or fill timm's cache where there is a network "
+        f"(python -c \"import timm; timm.create_model('{timm_name}', pretrained=True)\") and copy it here "
+        f"({constants.HF_HUB_CACHE.replace(str(Path.home()), '~')}, or where HF_HOME points); "
+        "--no-pretrained uses random weights to try the chain"
+    )
+    problem = f"the pretrained weights of {timm_name} are neither in timm's cache nor can they be downloaded"
+    config = timm.get_pretrained_cfg(timm_name)
+    hub_id = getattr(config, "hf_hub_id", None)
+    if hub_id:
+        repository = hub_id if "/" in hub_id and not hub_id.endswith("/") else f"{hub_id}{timm_name}"
+        if not _cached(repository) and not _hub_answers():
+            raise MachineError(problem, fix=fix)
+    try:
+        model: nn.Module = timm.create_model(timm_name, pretrained=True, **args)
+    except (OSError, RuntimeError) as e:
+        raise MachineError(f"{problem}: {str(e).splitlines()[0][:200]}", fix=fix) from e
+    return model.eval()
+
+
+def _cached(repository: str) -> bool:
+    names = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
+
+
+def _hub_answers() -> bool:
+    """Asked once and briefly: the hub's own client retries for a minute. A proxy answers in the hub's place."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if urllib.request.getproxies().get("https"):
+        return True
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        with socket.create_connection((address.hostname, address.port or 443), timeout=HUB_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
+
+
+def read_checkpoint(model: nn.Module, path: Path, args: dict[str, Any]) -> str:
+    """Load safetensors or a .pt state dict (read with weights_only) strictly; returns the file's sha256.
+
+    DataError with the first differences, and with the --model-arg that would mend them where it is known.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no checkpoint {path}", fix="--checkpoint FILE (.safetensors, or .pt of a state dict)")
+    try:
+        state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
+    except Exception as e:  # noqa: BLE001  torch, pickle and safetensors each raise their own
+        reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+        raise DataError(
+            f"cannot read the checkpoint {path}: {reason}",
+            fix="a safetensors file, or a .pt that holds only tensors (torch.save(model.state_dict(), FILE))",
+        ) from e
+    want = model.state_dict()
+    wrong = [f"{k}: {_shape(state[k])} in the file, {_shape(want[k])} in the model" for k in want if k in state]
+    wrong = [w for w, k in zip(wrong, (k for k in want if k in state), strict=True) if state[k].shape != want[k].shape]
+    wrong += [f"{k}: missing in the file" for k in want if k not in state]
+    wrong += [f"{k}: not in the model" for k in state if k not in want]
+    if wrong:
+        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+        raise DataError(
+            f"the checkpoint {path} does not fit the model: {'; '.join(wrong[:3])}{more}", fix=_fitting_args(state, args)
+        )
+    model.load_state_dict(state)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(str(n) for n in tensor.shape) or "a number"
+
+
+def _fitting_args(state: dict[str, Tensor], args: dict[str, Any]) -> str:
+    """The --model-arg values that the file's own shapes suggest."""
+    guess: dict[str, int] = {}
+    if "head.weight" in state and state["head.weight"].ndim == 2:
+        guess["num_classes"] = state["head.weight"].shape[0]
+    if "cls_token" in state:
+        guess["embed_dim"] = state["cls_token"].shape[-1]
+    if "patch_embed.proj.weight" in state and state["patch_embed.proj.weight"].ndim == 4:
+        guess["patch_size"] = state["patch_embed.proj.weight"].shape[-1]
+    blocks = {k.split(".")[1] for k in state if k.startswith("blocks.")}
+    if blocks:
+        guess["depth"] = len(blocks)
+    differing = [f"--model-arg {k}={v}" for k, v in guess.items() if args.get(k) != v]
+    return "the file's shapes suggest " + " ".join(differing) if differing else "name the model the file was saved from"
+
+
+def refuse_non_finite(model: nn.Module) -> None:
+    """DataError naming the first weight that holds NaN or infinity."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise DataError(f"the weight {name} holds NaN or infinity", fix="a checkpoint of a model that works")
+
+
+def parse_value(text: str) -> Any:
+    """A command-line value as Python data: numbers, tuples, True/False; anything else stays text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,94 @@
+"""The model with its quantization sites: rebuilt from a bundle it is the fake-quant reference, under export it emits markers.
+
+Letters:  B images;  T tokens;  k inputs, n outputs of a layer;  x̂ the input on its grid;  q integers
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from erq_export.affine import Grid, fake_quantize
+
+MARKER_DOMAIN = "erq"
+MARKER = "QuantLinear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedLayer:
+    """One layer's integers and grids, all float leftovers float32.
+
+    weight_q (n, k) int8: the weight is weight_q · weight_scale[:, None];  weight_scale (n,);  bias (n,);
+    weight_qmin (n,) int16: the row's grid is weight_qmin … weight_qmin + 2^w − 1;
+    act: the per-tensor grid of the input, scale and bounds of shape ().
+    """
+
+    weight_q: Tensor
+    weight_scale: Tensor
+    weight_qmin: Tensor
+    bias: Tensor
+    act: Grid
+    w_bits: int
+    a_bits: int
+
+    @property
+    def weight(self) -> Tensor:
+        """The dequantized weight (n, k) float32."""
+        return self.weight_q.float() * self.weight_scale[:, None]
+
+
+class QuantLinear(nn.Module):
+    """y = Ŵ x̂ + b with x̂ = fake_quantize(x): float32 arithmetic on integers times scales."""
+
+    def __init__(self, path: str, layer: QuantizedLayer) -> None:
+        super().__init__()
+        self.path, self.w_bits, self.a_bits = path, layer.w_bits, layer.a_bits
+        self.weight_q: Tensor
+        self.weight_scale: Tensor
+        self.bias: Tensor
+        self.act_scale: Tensor
+        self.act_qmin, self.act_qmax = int(layer.act.qmin.item()), int(layer.act.qmax.item())
+        self.register_buffer("weight_q", layer.weight_q)  # (n, k) int8
+        self.register_buffer("weight_scale", layer.weight_scale)  # (n,)
+        self.register_buffer("bias", layer.bias)  # (n,)
+        self.register_buffer("act_scale", layer.act.scale)  # ()
+
+    @property
+    def grid(self) -> Grid:
+        """The input's grid, on the module's device."""
+        bound = torch.full_like
+        return Grid(
+            scale=self.act_scale,
+            qmin=bound(self.act_scale, self.act_qmin),
+            qmax=bound(self.act_scale, self.act_qmax),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.onnx.is_in_onnx_export():
+            return self._marker(x)
+        x_hat = fake_quantize(x, self.grid)  # (…, k)
+        return F.linear(x_hat, self.weight_q.float() * self.weight_scale[:, None], self.bias)  # (…, n)
+
+    def _marker(self, x: Tensor) -> Tensor:
+        """One operator that carries the whole layer; each target's lowering writes its own Q/DQ for it."""
+        return torch.onnx.ops.symbolic(
+            f"{MARKER_DOMAIN}::{MARKER}",
+            (x, self.weight_q, self.weight_scale, self.bias, self.act_scale),
+            attrs={"qmin": self.act_qmin, "qmax": self.act_qmax, "w_bits": self.w_bits, "a_bits": self.a_bits},
+            dtype=x.dtype,
+            shape=(*x.shape[:-1], self.weight_q.shape[0]),
+            version=1,
+            metadata_props={"erq.path": self.path},
+        )
+
+
+def install(model: nn.Module, path: str, layer: QuantizedLayer) -> None:
+    """Put a QuantLinear in the place of the module at `path`."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, QuantLinear(path, layer))
+
+
+def quant_linears(model: nn.Module) -> dict[str, QuantLinear]:
+    """Every quantized layer by its path, in the model's order."""
+    return {m.path: m for m in model.modules() if isinstance(m, QuantLinear)}

@@ -1,0 +1,106 @@
+"""What is wanted: frozen, keyword-only, validated at birth; the command line is generated from the defaults here."""
+
+import re
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from erq_export.errors import SpecError
+from erq_export.registry import METHODS, unknown
+from erq_export.targets import GridRules, grid_rules
+
+REFINEMENTS = ("flip", "paper", "none")
+WEIGHT_BITS = range(2, 9)
+ACTIVATION_BITS = range(3, 9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bits:
+    """Designed precision: w weight bits and a activation bits; the container that carries them is int8 or uint8."""
+
+    w: int
+    a: int
+
+    def __post_init__(self) -> None:
+        if self.w not in WEIGHT_BITS:
+            raise SpecError(f"--bits {self}: {self.w} weight bits", fix="2 to 8 weight bits, for example --bits w4a4")
+        if self.a not in ACTIVATION_BITS:
+            raise SpecError(
+                f"--bits {self}: {self.a} activation bits", fix="3 to 8 activation bits, for example --bits w4a8"
+            )
+
+    def __str__(self) -> str:
+        return f"w{self.w}a{self.a}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Bits":
+        """Read "w4a4". SpecError for any other form."""
+        match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
+        if not match:
+            raise SpecError(
+                f"--bits {text!r} is not of the form w<weight bits>a<activation bits>",
+                fix="for example --bits w4a4 (weights 2 to 8, activations 3 to 8)",
+            )
+        return cls(w=int(match[1]), a=int(match[2]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Which model, which weights, which preprocessing."""
+
+    name: str
+    checkpoint: str | None = None
+    pretrained: bool = True
+    model_args: dict[str, Any] = field(default_factory=dict)
+    preprocess: dict[str, Any] = field(default_factory=dict)
+
+
+def option(default: Any, says: str) -> Any:
+    """A spec field that the command line offers with this help text."""
+    return field(default=default, metadata={"help": says})
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantSpec:
+    """How the integers are found. Defaults are the paper's (erq: ICML 2024, section 5 set-up)."""
+
+    bits: Bits
+    targets: tuple[str, ...]
+    method: str = option("erq", "how the integers are found: " + " or ".join(METHODS))
+    calib: int = option(32, "number of calibration images")
+    seed: int = option(0, "seed of the choice of calibration images (and of random weights)")
+    ridge: float = option(1e4, "the paper's λ = λ₁ = λ₂; 0.1·λ is added to the summed Gram matrix")
+    rounding: str = option("flip", "rounding refinement: " + ", ".join(REFINEMENTS))
+    flips: int = option(100, "most flips per weight row and round (the paper's T)")
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise unknown("method", self.method, METHODS)
+        if self.rounding not in REFINEMENTS:
+            raise unknown("rounding refinement", self.rounding, REFINEMENTS)
+        if self.calib < 1:
+            raise SpecError(f"--calib {self.calib}", fix="at least 1 image; the paper uses 32")
+        if not self.ridge > 0:
+            raise SpecError(f"--ridge {self.ridge}", fix="a positive number; the paper uses 1e4 (DeiT-T 1e3)")
+        if self.flips < 0:
+            raise SpecError(f"--flips {self.flips}", fix="0 or more; the paper uses 100")
+        _ = self.rules  # refuses unknown targets
+
+    @property
+    def rules(self) -> GridRules:
+        """What the quantizers must obey on all targets together."""
+        return grid_rules(self.targets)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, keys sorted by field order; bits as text."""
+        return asdict(self) | {"bits": str(self.bits), "targets": list(self.targets)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "QuantSpec":
+        """Inverse of `to_json`."""
+        known = {f.name for f in fields(cls)}
+        if surplus := set(data) - known:
+            raise SpecError(
+                f"the bundle's spec has fields this version does not know: {', '.join(sorted(surplus))}",
+                fix="use the erq-export version named in bundle.json",
+            )
+        return cls(**data | {"bits": Bits.parse(data["bits"]), "targets": tuple(data["targets"])})

@@ -1,0 +1,84 @@
+"""What each target can run, as data: the quantizers are legal for it before the first image is read."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from erq_export.errors import SpecError
+from erq_export.registry import unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One row of abilities. `shared` scales, grids and sites must be legal on every target of a run at once."""
+
+    name: str
+    says: str  # one line for `erq-export models`
+    container: Literal["int8", "uint8"]  # of activations; weights are int8 with zero point 0 everywhere
+    carrier: Literal["float32", "float16"]  # of everything that is not quantized
+    weight_form: Literal["channel", "scalar"]  # per-channel DQ, or one power-of-two DQ and a ratio after the product
+    package: str | None  # Python package that builds an engine from the graph; None: the graph is the deliverable
+    needs_gpu_to_build: bool = False
+
+    @property
+    def offset_8bit(self) -> bool:
+        """Can 8-bit activations have any zero point? int8 with zero point 0 holds [−128, 127] and no other 8-bit range."""
+        return self.container == "uint8"
+
+
+TARGETS: dict[str, Target] = {
+    t.name: t
+    for t in (
+        Target(
+            name="onnx",
+            says="Q/DQ ONNX for ONNX Runtime on CPU: uint8 activations, int8 weights per channel, float32 carrier",
+            container="uint8",
+            carrier="float32",
+            weight_form="channel",
+            package=None,
+        ),
+        Target(
+            name="tensorrt",
+            says="TensorRT 10/11 engine: int8 with zero point 0, float16 carrier (built on the GPU it runs on)",
+            container="int8",
+            carrier="float16",
+            weight_form="scalar",
+            package="tensorrt",
+            needs_gpu_to_build=True,
+        ),
+        Target(
+            name="tensorrt-rtx",
+            says="TensorRT-RTX engine, built ahead of time without a GPU; the graph is the one of tensorrt",
+            container="int8",
+            carrier="float16",
+            weight_form="scalar",
+            package="tensorrt_rtx",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridRules:
+    """What the quantizers must obey so that every target of the run can run them."""
+
+    half_scales: bool  # scales exact in float16
+    offset_8bit: bool  # 8-bit activations may have any zero point
+
+
+def named(name: str) -> Target:
+    """The target of that name; SpecError with the nearest names otherwise."""
+    if name not in TARGETS:
+        raise unknown("target", name, TARGETS)
+    return TARGETS[name]
+
+
+def grid_rules(names: Iterable[str]) -> GridRules:
+    """The rules of all named targets together: a bundle serves each of them with the same integers."""
+    rows = [named(n) for n in names]
+    if not rows:
+        raise SpecError("no target was given", fix=f"--to {' or --to '.join(TARGETS)}")
+    return GridRules(
+        half_scales=any(t.carrier == "float16" for t in rows),
+        offset_8bit=all(t.offset_8bit for t in rows),
+    )

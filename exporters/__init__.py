@@ -1,0 +1,1 @@
+"""Write the integers down for machines: Q/DQ graphs and engines."""
