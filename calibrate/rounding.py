@@ -13,6 +13,9 @@ from torch import Tensor
 from erq_export.affine import Grid, dequantize, quantize
 
 Refinement = Callable[[Tensor, Grid, Tensor, int], Tensor]
+Choice = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # c, g, q, d → which rows flip, which entry
+
+CACHED_ENTRIES = 2**17  # float64 numbers of each working array of a piece: five arrays of 1 MiB
 
 
 def neighbours(W: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,44 +33,56 @@ def flip(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:
 
     Goes beyond the paper (erq.md P3): the gain is exact and decides alone. The loss never rises.
     """
-    down, up, is_up = neighbours(W, grid)
-    d = torch.where(is_up, up, down) - W
-    c = torch.where(is_up, down, up) - W - d
-    g, diagonal = d @ M, M.diagonal()
-    rows = torch.arange(len(W), device=W.device)
-    for _ in range(limit):
-        gain = 2 * c[rows] * g[rows] + c[rows].square() * diagonal
-        best, j = gain.min(1)
-        rows, j = rows[best < 0], j[best < 0]
-        if not len(rows):
-            break
-        step = c[rows, j]
-        d[rows, j] += step
-        g[rows] += step[:, None] * M[j]
-        c[rows, j] = -step
-    return dequantize(quantize(W + d, grid), grid)
+
+    def choose(c: Tensor, g: Tensor, q: Tensor, _d: Tensor) -> tuple[Tensor, Tensor]:
+        gain, j = torch.addcmul(q, c, g, value=2).min(1)
+        return gain < 0, j
+
+    return _refined(W, grid, M, limit, choose)
 
 
 def paper(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:
     """The published rule with k = 1: flip where the gradient 2 d M is largest among entries of the same sign as their
     error; stop a row at its first flip that does not help. Returns rounded W (n, h). Source: erq.md section 9.2."""
+
+    def choose(c: Tensor, g: Tensor, q: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+        score, j = torch.where((g * d > 0) & (c != 0), g.abs(), 0).max(1)
+        c, g, q = (t.gather(1, j[:, None])[:, 0] for t in (c, g, q))
+        return (score > 0) & (2 * c * g + q <= 0), j
+
+    return _refined(W, grid, M, limit, choose)
+
+
+def _refined(W: Tensor, grid: Grid, M: Tensor, limit: int, choose: Choice) -> Tensor:
+    """Rows are independent: on a CPU they go a few at a time, so that one piece's arrays stay in its cache."""
     down, up, is_up = neighbours(W, grid)
+    size = len(W) if W.is_cuda else max(16, CACHED_ENTRIES // W.shape[1])
+    pieces = zip(*(t.split(size) for t in (W, down, up, is_up)), strict=True)
+    return torch.cat([_descend(*piece, M=M, limit=limit, choose=choose) for piece in pieces])
+
+
+def _descend(W: Tensor, down: Tensor, up: Tensor, is_up: Tensor, *, M: Tensor, limit: int, choose: Choice) -> Tensor:
+    """Flip one entry per row and sweep, with the gradient kept current by a rank-one update; a row stops at its first
+    sweep without a flip. `is_up` records the flips, so the result is exactly one neighbour or the other."""
     d = torch.where(is_up, up, down) - W
     c = torch.where(is_up, down, up) - W - d
-    g, diagonal = d @ M, M.diagonal()
-    rows = torch.arange(len(W), device=W.device)
+    g, q = d @ M, c.square() * M.diagonal()
+    rows = torch.arange(len(W), device=W.device)  # of W, still descending
     for _ in range(limit):
-        score = torch.where((g[rows] * d[rows] > 0) & (c[rows] != 0), g[rows].abs(), 0)
-        best, j = score.max(1)
-        step = c[rows, j]
-        helps = (best > 0) & (2 * step * g[rows, j] + step.square() * diagonal[j] <= 0)
-        rows, j, step = rows[helps], j[helps], step[helps]
-        if not len(rows):
+        helps, j = choose(c, g, q, d)
+        n_helped = int(helps.sum())
+        if n_helped == 0:
             break
-        d[rows, j] += step
-        g[rows] += step[:, None] * M[j]
-        c[rows, j] = -step
-    return dequantize(quantize(W + d, grid), grid)
+        if n_helped < len(rows):
+            rows, j = rows[helps], j[helps]
+            c, g, q, d = c[helps], g[helps], q[helps], d[helps]
+        at = torch.arange(len(rows), device=W.device), j
+        step = c[at]
+        d[at] += step
+        c[at] = -step
+        g.addcmul_(step[:, None], M[j])
+        is_up[rows, j] ^= True
+    return torch.where(is_up, up, down)
 
 
 def nearest(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:  # noqa: ARG001  the interface of a refinement

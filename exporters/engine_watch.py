@@ -61,8 +61,8 @@ class Watch:
         notice `stopped`, at its next step; a second Ctrl-C does not wait.
         """
         with ThreadPoolExecutor(max_workers=1) as executor:
-            future = executor.submit(build)
             try:
+                future = executor.submit(build)
                 while not future.done():
                     wait([future], timeout=_POLL_S)  # without a timeout Ctrl-C goes unseen on Windows
             except BaseException:

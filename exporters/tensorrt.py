@@ -98,7 +98,8 @@ def build_engine(
     if watch.stopped.is_set():
         raise EngineError("the engine build was cancelled", fix="run the build stage again: erq-export build OUT")
     if blob is None:
-        raise EngineError(f"{_named(trt)} cannot build {onnx_path}: {_errors(records)}", fix=_CHECK)
+        fix = _CHECK if workspace_mib is None else f"{_CHECK}; or workspace_mib={workspace_mib} is too small"
+        raise EngineError(f"{_named(trt)} cannot build {onnx_path}: {_errors(records)}", fix=fix)
     return Engine(
         blob=blob,
         layers=parse_plan("\n".join(message for _, message in records)),

@@ -38,6 +38,9 @@ class Family(Protocol):
     def claims(self, model: nn.Module) -> bool:
         """Is this model built from this family's classes?"""
 
+    def input_size(self, model: nn.Module) -> tuple[int, int, int]:
+        """(channels, height, width) of the image that the unprepared model takes."""
+
     def prepare(self, model: nn.Module) -> nn.Module:
         """Bring the model into the form that is calibrated and exported, function unchanged:
         every quantized layer an nn.Linear. SpecError naming the first module not understood."""

@@ -97,9 +97,15 @@ def load(spec: ModelSpec, *, seed: int) -> Loaded:
     refuse_non_finite(model)
     model = model.float()
     family = family_of(model)
-    config = resolve_model_data_config(model)
+    input_size = family.input_size(model)
+    if tuple(spec.preprocess.get("input_size", input_size)) != input_size:
+        raise SpecError(
+            f"--preprocess input_size={spec.preprocess['input_size']}, but the model takes {input_size}",
+            fix="--model-arg img_size=N changes the model's input",
+        )
     base = DEMO_PREPROCESS if spec.name == "demo" else alias.preprocess
-    preprocess = Preprocess.from_config(config, base | spec.preprocess)
+    config = resolve_model_data_config(model) | base | {"input_size": input_size}
+    preprocess = Preprocess.from_config(config, spec.preprocess)
     identity = Identity(
         name=spec.name,
         timm_name=alias.timm_name,

@@ -20,6 +20,10 @@ class VitFamily:
     def claims(self, model: nn.Module) -> bool:
         return type(model) is timm_vit.VisionTransformer
 
+    def input_size(self, model: nn.Module) -> tuple[int, int, int]:
+        embed = cast(timm_vit.VisionTransformer, model).patch_embed
+        return (embed.proj.in_channels, *embed.img_size)
+
     def prepare(self, model: nn.Module) -> nn.Module:
         vit = cast(timm_vit.VisionTransformer, model)
         if vit.attn_pool is not None:
