@@ -9,7 +9,7 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
@@ -119,7 +119,7 @@ def main() -> None:
     torch.set_num_threads(N_THREADS)
     train_images, train_labels = load(Digits("train"))
     trained = train(create(args.seed), train_images, train_labels, args.epochs, args.seed)
-    save_file({key: tensor.half().contiguous() for key, tensor in trained.state_dict().items()}, args.out)
+    args.out.write_bytes(save({key: tensor.half().contiguous() for key, tensor in trained.state_dict().items()}))
 
     shipped = create(args.seed)
     shipped.load_state_dict(load_file(args.out))  # float16 into float32: exact

@@ -18,7 +18,7 @@ class Target:
     carrier: Literal["float32", "float16"]  # of everything that is not quantized
     weight_form: Literal["channel", "scalar"]  # per-channel DQ, or one power-of-two DQ and a ratio after the product
     package: str | None  # Python package that builds an engine from the graph; None: the graph is the deliverable
-    needs_gpu_to_build: bool = False
+    ahead_of_time: bool = False  # builds for named compute capabilities, without a GPU
 
     @property
     def offset_8bit(self) -> bool:
@@ -44,7 +44,6 @@ TARGETS: dict[str, Target] = {
             carrier="float16",
             weight_form="scalar",
             package="tensorrt",
-            needs_gpu_to_build=True,
         ),
         Target(
             name="tensorrt-rtx",
@@ -53,6 +52,7 @@ TARGETS: dict[str, Target] = {
             carrier="float16",
             weight_form="scalar",
             package="tensorrt_rtx",
+            ahead_of_time=True,
         ),
     )
 }

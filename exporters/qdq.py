@@ -85,6 +85,11 @@ def _lower(editor: Editor, marker: ir.Node, target: Target) -> LoweredSite:
     else:
         s0 = common_power(torch.from_numpy(np.array(s_w))).numpy()
         ratio, scale, axis = (s_w / s0).astype(fp), s0.astype(fp), {}
+        if not (np.array_equal(ratio.astype(np.float32) * s0, s_w) and s.astype(fp) == s):
+            raise EngineError(
+                f"{path}: the bundle's scales are not exact in {target.carrier}, which target {target.name!r} needs",
+                fix=f"calibrate for it: erq-export MODEL --to {target.name}",
+            )
     zeros = editor.constant(f"{path}.weight_zero_point", np.zeros(scale.shape, np.int8))
     scales = editor.constant(f"{path}.weight_scale", scale)
     w_hat = editor.node(

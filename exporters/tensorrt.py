@@ -27,8 +27,10 @@ _RETYPED = re.compile(r"Defaulting to INT8|UINT8 zero_point|Attempting to cast d
 _PARSING = re.compile(r"Parsing node: (\S+) \[")
 _CAPABILITY = re.compile(r"SM(\d+)(\d)")
 
-_CHECK = "erq-export check FILE.onnx names what this target does not run"
-_ELSEWHERE = "--to tensorrt-rtx needs no GPU; or, later and on the GPU machine: erq-export build OUT --to tensorrt"
+_CHECK = "mend the node that the message names; quantizers must be int8 with zero point 0, scales constant"
+_ELSEWHERE = (
+    "--to tensorrt-rtx needs no GPU; from its output the GPU machine builds later: erq-export build OUT --to tensorrt"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +59,18 @@ def available(package: str) -> str | None:
 
 
 def require(package: str) -> ModuleType:
-    """The imported package."""
+    """The imported package. MachineError where it, or the GPU that it builds on, is missing: asked before any work."""
     try:
-        return importlib.import_module(package)
+        trt = importlib.import_module(package)
     except (ImportError, OSError) as error:
         if package == "tensorrt":
             fix = f"install tensorrt from NVIDIA's own package index; {_ELSEWHERE}"
         else:
             fix = "pip install 'erq-export[tensorrt-rtx]'"
         raise MachineError(f"{package} cannot be imported: {error}", fix=fix) from error
+    if package == "tensorrt" and cuda_device_count() == 0:
+        raise MachineError("tensorrt builds on the GPU it builds for, and this machine has none", fix=_ELSEWHERE)
+    return trt
 
 
 def build_engine(
@@ -84,8 +89,6 @@ def build_engine(
     on_progress: called with (phase, steps done, steps in all), from another thread; returning False cancels the build.
     """
     trt = require(package)
-    if package == "tensorrt" and cuda_device_count() == 0:
-        raise MachineError("tensorrt builds on the GPU it builds for, and this machine has none", fix=_ELSEWHERE)
     if not 1 <= batch[0] <= batch[1] <= batch[2]:
         raise SpecError(f"batch={batch} is not 1 <= smallest <= optimal <= largest", fix="for example batch=(1, 8, 32)")
     targets = _targets(trt, compute_capabilities)

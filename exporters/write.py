@@ -1,6 +1,5 @@
 """From a bundle to ONNX files: one trace, one lowering per target, checked, saved with a manifest of what it claims."""
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+from torch import nn
 
 from erq_export.bundle import Bundle
 from erq_export.targets import Target
@@ -30,7 +30,7 @@ def marker_graph(bundle: Bundle) -> ir.Model:
 
 def lowered(markers: ir.Model, target: Target, description: Mapping[str, Any]) -> tuple[ir.Model, dict[str, Any]]:
     """(graph, manifest) for a target; the marker graph stays as it is."""
-    model = copied(markers)
+    model = markers.clone()
     if target.carrier == "float16":
         to_half(model)
     sites = lower(model, target)
@@ -49,18 +49,12 @@ def lowered(markers: ir.Model, target: Target, description: Mapping[str, Any]) -
     return model, manifest
 
 
-def float_graph(bundle: Bundle, model: Any) -> ir.Model:
+def float_graph(model: nn.Module, input_size: tuple[int, int, int]) -> ir.Model:
     """The float model's graph, for baselines: same trace, nothing quantized."""
-    graph = trace(model, bundle.identity.preprocess.input_size)
+    graph = trace(model, input_size)
     name_by_module(graph)
     Editor(graph).finish()
     return graph
-
-
-def copied(model: ir.Model) -> ir.Model:
-    """An independent copy that shares the tensors' memory."""
-    clone = model.clone() if hasattr(model, "clone") else copy.deepcopy(model)
-    return clone
 
 
 def count_attention(model: ir.Model) -> int:

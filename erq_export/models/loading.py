@@ -1,6 +1,5 @@
 """From a ModelSpec to a prepared model: names resolved, weights read and checked, preprocessing settled."""
 
-import ast
 import hashlib
 import socket
 import urllib.request
@@ -16,10 +15,11 @@ from timm.data import resolve_model_data_config
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
+from erq_export.aliases import ALIASES, Alias
 from erq_export.demo import DEMO_MODEL_ARGS, DEMO_PREPROCESS, DEMO_WEIGHTS
 from erq_export.errors import DataError, MachineError, SpecError
 from erq_export.images import Preprocess
-from erq_export.models import ALIASES, Alias, family_of
+from erq_export.models import family_of
 from erq_export.models.family import Family, Stage
 from erq_export.registry import unknown
 from erq_export.spec import ModelSpec
@@ -213,11 +213,3 @@ def refuse_non_finite(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DataError(f"the weight {name} holds NaN or infinity", fix="a checkpoint of a model that works")
-
-
-def parse_value(text: str) -> Any:
-    """A command-line value as Python data: numbers, tuples, True/False; anything else stays text."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

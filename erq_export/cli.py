@@ -1,0 +1,232 @@
+"""The command line: words to one pipeline call, to what is printed, to an exit code. Heavy packages load only when work begins."""
+
+import ast
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from erq_export import __version__
+from erq_export.aliases import ALIASES
+from erq_export.errors import ErqError, SpecError
+from erq_export.job import Job
+from erq_export.spec import Bits, ModelSpec, QuantSpec
+from erq_export.targets import TARGETS
+
+INTERRUPTED = 130  # as a shell reports SIGINT
+
+
+class MainJobByDefault(click.Group):
+    """`erq-export vit_s …` is the main job; `erq-export build OUT` and the like are named stages."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            return "run", self.commands["run"], args
+        return super().resolve_command(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "MODEL --bits w4a4 --to TARGET [OPTIONS]  |  COMMAND …")
+
+
+@click.group(cls=MainJobByDefault, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version")
+def app() -> None:
+    """Quantize a timm vision transformer with ERQ, write Q/DQ ONNX, build engines, check all of it.
+
+    \b
+    erq-export demo --bits w4a4 --to onnx --out OUT          the bundled model, no data needed
+    erq-export vit_s --bits w4a4 --to tensorrt-rtx --data DIR --out OUT
+    erq-export run --help                                    every option of the main job
+    """
+
+
+def options_of(spec: type, *, skip: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Command-line options from a spec's fields that carry a help text: name, type and default are the field's own."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for field in reversed(dataclasses.fields(spec)):
+            if "help" not in field.metadata or field.name in skip:
+                continue
+            many = isinstance(field.default, tuple)
+            command = click.option(
+                f"--{field.name.replace('_', '-')}",
+                field.name,
+                type=_click_type(field),
+                default=field.default,
+                multiple=many,
+                show_default=field.default is not None and field.default != (),
+                help=field.metadata["help"],
+            )(command)
+        return command
+
+    return decorate
+
+
+def _click_type(field: dataclasses.Field[Any]) -> type:
+    """str, int, float or Path as annotated, None and tuple peeled off; Bits are read as text first."""
+    kinds = [kind for kind in (*get_args(field.type), field.type) if kind in (int, float, Path)]
+    return kinds[0] if kinds else str
+
+
+def pairs(option: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, Any]]:
+    """A callback that reads repeated NAME=VALUE into a dict; values are Python data where they look like it."""
+
+    def read(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+        found = {}
+        for text in given:
+            name, equals, value = text.partition("=")
+            if not (name and equals and value):
+                raise SpecError(f"{option} {text!r} is not NAME=VALUE", fix=f"for example {option} img_size=224")
+            try:
+                found[name] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                found[name] = value
+        return found
+
+    return read
+
+
+@app.command(context_settings={"show_default": True})
+@click.argument("model")
+@click.option("--bits", required=True, help="weight and activation bits: w{2..8}a{3..8}, for example w4a4")
+@click.option("--to", "targets", multiple=True, default=("onnx",), help=f"target (repeatable): {', '.join(TARGETS)}")
+@click.option("--out", required=True, type=Path, help="folder to write; must be new or empty")
+@click.option("--overwrite", is_flag=True, help="replace the run that --out holds, once the new bundle is complete")
+@click.option("--checkpoint", help="your own weights: .safetensors, or .pt with a state dict")
+@click.option("--no-pretrained", is_flag=True, help="random weights: tries the chain, accuracy means nothing")
+@click.option("--model-arg", "model_args", multiple=True, callback=pairs("--model-arg"), help="NAME=VALUE for timm")
+@click.option(
+    "--preprocess",
+    multiple=True,
+    callback=pairs("--preprocess"),
+    help="NAME=VALUE: mean, std, interpolation, crop_pct, crop_mode instead of timm's configuration",
+)
+@options_of(QuantSpec)
+@options_of(Job)
+@click.pass_context
+def run(ctx: click.Context, /, **given: Any) -> None:
+    """The main job: calibrate MODEL, export it, build its engines, validate all of it.
+
+    MODEL is an alias (erq-export models) or any timm name whose blocks are known.
+    """
+    job, overwrite = job_of(ctx, given), given["overwrite"]
+    from erq_export import preflight
+    from erq_export.artifacts import OutputFolder
+
+    preflight.check(job.quant.targets, OutputFolder(job.out), overwrite=overwrite)
+    from erq_export import pipeline
+    from erq_export.terminal import Terminal
+
+    terminal = Terminal()
+    terminal.show(pipeline.run(job, terminal, overwrite=overwrite), job.out)
+
+
+def job_of(ctx: click.Context, given: dict[str, Any]) -> Job:
+    """The job that the words describe; an alias changes the defaults of options that were not given."""
+    alias = ALIASES.get(given["model"])
+    for name, value in (alias.defaults if alias else {}).items():
+        if ctx.get_parameter_source(name) == click.core.ParameterSource.DEFAULT:
+            given[name] = value
+
+    def named(spec: type) -> dict[str, Any]:
+        return {f.name: given[f.name] for f in dataclasses.fields(spec) if "help" in f.metadata}
+
+    return Job(
+        model=ModelSpec(
+            name=given["model"],
+            checkpoint=given["checkpoint"],
+            pretrained=not given["no_pretrained"],
+            model_args=given["model_args"],
+            preprocess=given["preprocess"],
+        ),
+        quant=QuantSpec(
+            bits=Bits.parse(given["bits"]), targets=tuple(dict.fromkeys(given["targets"])), **named(QuantSpec)
+        ),
+        out=given["out"],
+        **named(Job) | {"compare": tuple(Bits.parse(text) for text in given["compare"])},
+    )
+
+
+@app.command()
+@click.argument("out", type=Path)
+@click.option("--to", "targets", multiple=True, help="targets to build (default: those of the run)")
+def build(out: Path, targets: tuple[str, ...]) -> None:
+    """Write the graphs and build the engines of a run again, from its bundle."""
+    from erq_export import preflight
+    from erq_export.artifacts import OutputFolder
+
+    job = Job.from_json(OutputFolder(out).read_run(), out)
+    targets = targets or job.quant.targets
+    preflight.check_machine(targets)
+    from erq_export import pipeline
+    from erq_export.terminal import Terminal
+
+    pipeline.build(job, Terminal(), targets=targets)
+
+
+@app.command()
+@click.argument("out", type=Path)
+def validate(out: Path) -> None:
+    """Measure a run again, from its bundle, graphs and engines; writes a new report."""
+    from erq_export.artifacts import OutputFolder
+
+    job = Job.from_json(OutputFolder(out).read_run(), out)
+    from erq_export import pipeline
+    from erq_export.terminal import Terminal
+
+    terminal = Terminal()
+    terminal.show(pipeline.validate(job, terminal), out)
+
+
+@app.command()
+@click.argument("out", type=Path)
+def inspect(out: Path) -> None:
+    """Say what a run found and what its folder holds."""
+    from erq_export.artifacts import OutputFolder
+    from erq_export.terminal import Terminal
+
+    Terminal().show(OutputFolder(out).read_report(), out)
+
+
+@app.command()
+def models() -> None:
+    """List the short names, the timm tags behind them and their defaults."""
+    for name, alias in ALIASES.items():
+        changed = alias.defaults | alias.preprocess
+        click.echo(f"{name:8s} {alias.timm_name:46s} {' '.join(f'{k}={v}' for k, v in changed.items())}".rstrip())
+    click.echo("or any timm name of the vit family, with --model-arg and --checkpoint for your own")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do: packages, targets, GPU."""
+    from erq_export.doctor import findings
+
+    for line in findings():
+        click.echo(line)
+
+
+def main() -> None:
+    """Entry point: errors a user can act on become two lines and an exit code, anything else keeps its traceback."""
+    # Threads that spin between torch's many small operators cost 10 to 30 times the time where cores are shared; read
+    # by OpenMP when torch loads, later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app(standalone_mode=False)
+    except ErqError as e:
+        click.echo(f"error: {e}", err=True)
+        sys.exit(e.exit_code)
+    except click.UsageError as e:
+        e.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: finished stages are complete in the output folder, nothing is half-written", err=True)
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""One run as asked for: what goes in, where it goes, what is compared. Written to the output folder, read back by stages."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from erq_export import __version__
+from erq_export.artifacts import RUN_FORMAT
+from erq_export.errors import SpecError
+from erq_export.spec import Bits, ModelSpec, QuantSpec, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything `erq-export MODEL` was told, besides how to print."""
+
+    model: ModelSpec
+    quant: QuantSpec
+    out: Path
+    data: Path | None = option(None, "folder of images to calibrate from, searched recursively")
+    val: Path | None = option(None, "labelled folder (one folder per class) to measure accuracy on")
+    class_map: Path | None = option(None, "file that gives each class folder its index: FOLDER [INDEX] a line")
+    val_images: int = option(0, "measure on this many images, evenly spread over --val (0: all)")
+    compare: tuple[Bits, ...] = option((), "measure these bits too, against rtn, over --seeds (repeatable)")
+    seeds: int = option(1, "calibration seeds of the comparison")
+    capability: tuple[str, ...] = option(("8.6", "8.9", "12.0"), "GPU compute capability to build for (repeatable)")
+    max_batch: int = option(32, "largest batch of the engine; it is tuned for batch 8 or this, if smaller")
+    device: str = option("auto", "where to calibrate: auto, cpu, cuda, cuda:1 …")
+    max_drop: float | None = option(None, "fail (exit 4) if top-1 drops more than this many points below float")
+
+    def __post_init__(self) -> None:
+        for name, least in (("val_images", 0), ("seeds", 1), ("max_batch", 1)):
+            if getattr(self, name) < least:
+                raise SpecError(f"--{name.replace('_', '-')} {getattr(self, name)}", fix=f"at least {least}")
+
+    @property
+    def batch(self) -> tuple[int, int, int]:
+        """(smallest, optimal, largest) batch of an engine."""
+        return 1, min(8, self.max_batch), self.max_batch
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for run.json; paths as the user gave them."""
+        data = asdict(self) | {"quant": self.quant.to_json(), "compare": [str(b) for b in self.compare]}
+        del data["out"]
+        plain = {k: str(v) if isinstance(v, Path) else v for k, v in data.items()}
+        return {"format": RUN_FORMAT, "erq_export": __version__, **plain}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], out: Path) -> "Job":
+        """Inverse of `to_json`."""
+        own = {k: v for k, v in data.items() if k not in ("format", "erq_export")}
+        for name in ("data", "val", "class_map"):
+            own[name] = None if own[name] is None else Path(own[name])
+        return cls(
+            **own
+            | {
+                "out": out,
+                "model": ModelSpec(**own["model"]),
+                "quant": QuantSpec.from_json(own["quant"]),
+                "compare": tuple(Bits.parse(b) for b in own["compare"]),
+                "capability": tuple(own["capability"]),
+            }
+        )

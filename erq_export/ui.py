@@ -1,0 +1,17 @@
+"""What a run tells while it works: the face that the pipeline talks to, whatever draws it."""
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+
+class Ui(Protocol):
+    """Told by the pipeline; the command line draws it, a library caller may stay silent."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """A stage begins; it ends when the block does."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """So much of the stage is done."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know now."""

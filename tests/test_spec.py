@@ -1,0 +1,148 @@
+"""Specs are checked at birth, say what to type instead, and survive JSON."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from erq_export.errors import ErqError, SpecError
+from erq_export.registry import METHODS, nearest, resolve
+from erq_export.spec import ACTIVATION_BITS, REFINEMENTS, WEIGHT_BITS, Bits, ModelSpec, QuantSpec
+from erq_export.targets import TARGETS, grid_rules, named
+
+W4A4 = Bits(w=4, a=4)
+
+
+def spec(**changes: Any) -> QuantSpec:
+    return QuantSpec(**{"bits": W4A4, "targets": ("onnx",)} | changes)
+
+
+@pytest.mark.parametrize("w", WEIGHT_BITS)
+@pytest.mark.parametrize("a", ACTIVATION_BITS)
+def test_bits_are_read_as_they_are_written(w: int, a: int) -> None:
+    bits = Bits(w=w, a=a)
+    assert Bits.parse(str(bits)) == Bits.parse(f" W{w}A{a} ") == bits
+    assert str(bits) == f"w{w}a{a}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["w1a4", "w9a4", "w4a2", "w4a9", "w0a0", "w4", "a4", "4/4", "", "w4a", "w-4a4", "w4a4x", "w4.0a4", "a4w4", "w4 a4"],
+)
+def test_other_bits_are_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="--bits") as caught:
+        Bits.parse(text)
+    assert caught.value.exit_code == 2
+    assert "for example --bits w4a" in caught.value.fix
+
+
+@given(text=st.text(alphabet="wWaA0123456789 /-.", max_size=7))
+@example(text="w4a4")
+@example(text="w٤a٤")  # digits too, for a regular expression
+def test_no_text_makes_bits_fail_otherwise(text: str) -> None:
+    try:
+        bits = Bits.parse(text)
+    except SpecError:
+        return
+    assert Bits.parse(str(bits)) == bits
+
+
+def test_the_paper_is_the_default() -> None:
+    """ERQ section 5: λ = 1e4, T = 100, 32 images."""
+    defaults = spec()
+    assert (defaults.method, defaults.ridge, defaults.flips, defaults.calib) == ("erq", 1e4, 100, 32)
+
+
+def test_a_spec_survives_json() -> None:
+    changed = spec(
+        bits=Bits(w=3, a=8),
+        targets=("onnx", "tensorrt-rtx"),
+        method="rtn",
+        calib=7,
+        seed=3,
+        ridge=12.5,
+        rounding="paper",
+        flips=0,
+    )
+    changed_fields = {
+        f.name for f in dataclasses.fields(QuantSpec) if getattr(changed, f.name) != getattr(spec(), f.name)
+    }
+    assert changed_fields == {f.name for f in dataclasses.fields(QuantSpec)}  # each field is put to the test
+    for one in (spec(), changed):
+        assert QuantSpec.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+def test_json_with_fields_of_another_version_is_refused() -> None:
+    with pytest.raises(SpecError, match="momentum") as caught:
+        QuantSpec.from_json(spec().to_json() | {"momentum": 1})
+    assert "version" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"method": "erg"}, "did you mean erq"),
+        ({"rounding": "flop"}, "did you mean flip"),
+        ({"targets": ("onxx",)}, "did you mean onnx"),
+        ({"targets": ("onnx", "tensorrt-rtz")}, "did you mean tensorrt-rtx"),
+        ({"targets": ()}, "--to onnx"),
+        ({"calib": 0}, "at least 1"),
+        ({"ridge": 0.0}, "positive"),
+        ({"ridge": -1.0}, "positive"),
+        ({"ridge": math.nan}, "positive"),
+        ({"flips": -1}, "0 or more"),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_with_a_way_out(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        spec(**change)
+    assert says in caught.value.fix
+    assert caught.value.exit_code == 2
+    assert str(caught.value) == f"{caught.value.problem}\n  fix: {caught.value.fix}"
+
+
+def test_specs_do_not_change_and_are_keyword_only() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec().ridge = 1.0  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        QuantSpec(W4A4, ("onnx",))  # type: ignore[call-arg, misc]
+    with pytest.raises(TypeError):
+        ModelSpec("vit_s")  # type: ignore[call-arg, misc]
+
+
+@pytest.mark.parametrize("names", [("onnx",), ("tensorrt",), ("tensorrt-rtx",), tuple(TARGETS)])
+def test_rules_are_those_of_all_targets_together(names: tuple[str, ...]) -> None:
+    """Adding a target only takes freedom away."""
+    rules, rows = grid_rules(names), [named(n) for n in names]
+    assert rules.half_scales == ("float16" in {t.carrier for t in rows})
+    assert rules.offset_8bit == ({t.container for t in rows} == {"uint8"})
+    assert spec(targets=names).rules == rules
+    assert grid_rules(tuple(reversed(names))) == rules
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_in_the_table_is_the_one_it_names(method: str) -> None:
+    assert resolve("method", method, METHODS).name == method
+
+
+def test_a_name_like_no_other_is_answered_with_all_there_are() -> None:
+    with pytest.raises(SpecError) as caught:
+        resolve("method", "zzzzzz", METHODS)
+    assert caught.value.fix == f"one of: {', '.join(sorted(METHODS))}"
+    assert nearest("erqq", METHODS) == ["erq"]
+
+
+def test_refinements_of_the_spec_are_those_there_are() -> None:
+    from erq_export.calibrate import rounding
+
+    assert set(REFINEMENTS) == set(rounding.REFINEMENTS)
+
+
+def test_every_error_has_its_own_meaning() -> None:
+    kinds = ErqError.__subclasses__()
+    assert {k.exit_code for k in kinds} == {2, 3, 4, 5, 6, 7}
+    assert all(k("x", fix="y").fix == "y" for k in kinds)

@@ -1,0 +1,129 @@
+"""How fast several runners are on one batch, measured in turns so that all of them see the same machine.
+
+Letters:  t_r (rounds,) seconds of runner r;  runner 0 is the baseline
+Every round runs each runner once, in order (ABAB…): a machine that slows down slows down all of them. Hence ratios are
+taken within a round, t_0 / t_r, before their quartiles.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .machine import processor as processor
+from .runners import Runner
+
+ROUNDS = 200
+BUDGET_S = 30.0
+LEAST_ROUNDS = 10  # whatever they take
+WARM_UP = 5
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One runner's time for the batch in milliseconds; conversion to and from torch tensors included."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+    min_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """How many times as fast as the baseline: quartiles of the ratios within a round, and the ratio of the medians."""
+
+    q25: float
+    median: float
+    q75: float
+    of_medians: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Timings by runner, ratios by every runner but the first; where, and how often, it was measured."""
+
+    batch: int
+    rounds: int
+    warm_up: int
+    threads: int
+    processor: str
+    timings: dict[str, Timing]
+    ratios: dict[str, Ratio]
+
+    def to_json(self) -> dict[str, Any]:
+        """Each percentile by runner; `ratio` is that of the last runner to the first."""
+        figures = {key: {n: asdict(t)[key] for n, t in self.timings.items()} for key in Timing.__dataclass_fields__}
+        ratios = {name: asdict(ratio) for name, ratio in self.ratios.items()}
+        return {
+            "batch": self.batch,
+            "rounds": self.rounds,
+            "warm_up": self.warm_up,
+            "threads": self.threads,
+            "processor": self.processor,
+            **figures,
+            "ratio": next(reversed(ratios.values()), None),
+            "ratios": ratios,
+        }
+
+
+def measure_latency(
+    runners: Sequence[Runner],
+    pixels: Tensor,
+    *,
+    threads: int,
+    rounds: int = ROUNDS,
+    budget_s: float = BUDGET_S,
+    warm_up: int = WARM_UP,
+    clock: Callable[[], float] = time.perf_counter,
+    progress: Progress = lambda *_: None,
+) -> Latency:
+    """Time the runners on `pixels` (B, 3, H, W): `rounds` rounds, or as many as begin within `budget_s`, at least 10.
+
+    `threads` is recorded, not set: the runners must have been made with it. ValueError where two share a name.
+    """
+    names = [runner.name for runner in runners]
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"runners need different names, got {names}")
+    for _ in range(warm_up):
+        for runner in runners:
+            runner.logits(pixels)
+    seconds: list[list[float]] = []
+    begin = clock()
+    while len(seconds) < rounds and (len(seconds) < LEAST_ROUNDS or clock() - begin < budget_s):
+        progress("latency", len(seconds), rounds)
+        seconds.append([_timed(runner, pixels, clock) for runner in runners])
+    t = np.array(seconds)  # (rounds, runners)
+    return Latency(
+        batch=len(pixels),
+        rounds=len(t),
+        warm_up=warm_up,
+        threads=threads,
+        processor=processor(),
+        timings={name: timing(t[:, r]) for r, name in enumerate(names)},
+        ratios={name: ratio(t[:, 0], t[:, r]) for r, name in enumerate(names) if r > 0},
+    )
+
+
+def timing(t: NDArray[np.float64]) -> Timing:
+    """Percentiles of one runner's seconds (rounds,), in milliseconds."""
+    p50, p90, p99 = (1e3 * float(p) for p in np.percentile(t, [50, 90, 99]))
+    return Timing(p50_ms=p50, p90_ms=p90, p99_ms=p99, mean_ms=1e3 * float(t.mean()), min_ms=1e3 * float(t.min()))
+
+
+def ratio(baseline: NDArray[np.float64], t: NDArray[np.float64]) -> Ratio:
+    """Times as fast as the baseline, both (rounds,), paired by round."""
+    q25, median, q75 = (float(q) for q in np.percentile(baseline / t, [25, 50, 75]))
+    return Ratio(q25=q25, median=median, q75=q75, of_medians=float(np.median(baseline) / np.median(t)))
+
+
+def _timed(runner: Runner, pixels: Tensor, clock: Callable[[], float]) -> float:
+    begin = clock()
+    runner.logits(pixels)
+    return clock() - begin

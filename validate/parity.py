@@ -1,0 +1,123 @@
+"""Does the exported file compute what was calibrated: its integers, each of its layers, the whole of it.
+
+Equality is claimed where it holds (qdq.md 13): weights, codes and integer sums are equal; a layer's output and the
+float operators between layers are equal up to rounding; the whole model up to the reference's own noise floor.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from torch import Tensor, nn
+
+from erq_export.quantized import QuantizedLayer, quant_linears
+from erq_export.targets import named
+
+from .executed import INTEGER_GEMMS, count_ops, gemm_by_layer, optimized_session
+from .float_parity import FloatParity, check_float
+from .layer_parity import LayerParity, check_layer
+from .model_parity import DRAWS, FACTOR, FLOAT_E, HALF_E, ModelParity, check_model
+from .runners import OnnxRuntimeRunner
+from .site_graph import claims
+from .teacher import teach
+from .weights import WeightParity, check_weights
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityReport:
+    """All levels. `executed`: what multiplies each layer in ONNX Runtime; empty where the graph is for another."""
+
+    target: str
+    n_images: int
+    weights: WeightParity
+    layers: tuple[LayerParity, ...]
+    between: FloatParity
+    model: ModelParity
+    executed: dict[str, str]
+    ops: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"model": self.model.to_json(), "problems": self.problems()}
+
+    def problems(self) -> list[str]:
+        """What is not as claimed, in plain words; empty when all is."""
+        return [
+            *self.weights.problems(),
+            *(problem for layer in self.layers for problem in layer.problems()),
+            *(
+                f"{path}: claimed integer, ONNX Runtime multiplies it in float ({op})"
+                for path, op in self.executed.items()
+                if op not in INTEGER_GEMMS
+            ),
+            *self.between.problems(),
+            *self.model.problems(),
+        ]
+
+    def says(self) -> str:
+        """The report in one sentence, with its figures."""
+        codes = sum(layer.codes.n for layer in self.layers)
+        sums = sum(layer.accumulators.n for layer in self.layers)
+        wrong_codes = sum(layer.codes.mismatches for layer in self.layers)
+        wrong_sums = sum(layer.accumulators.mismatches for layer in self.layers)
+        worst = max((layer.output.relative_l2 for layer in self.layers), default=0.0)
+        model = self.model
+        return (
+            f"against the fake-quant reference on {self.n_images} images and {len(self.layers)} layers, same inputs: "
+            f"{wrong_codes} of {codes} activation codes and {wrong_sums} of {sums} integer sums differ, layer outputs "
+            f"by at most {worst:.0e}, float operators by at most {self.between.worst:.0e}; whole model "
+            f"{model.relative_l2:.1e} beside a noise floor of {model.floor.relative_l2:.1e}, same class on "
+            f"{model.top1_agreement:.0%}."
+        )
+
+
+def check_parity(
+    reference: nn.Module,
+    path: Path,
+    manifest: Mapping[str, Any],
+    bundle_layers: Mapping[str, QuantizedLayer],
+    pixels: Tensor,
+    *,
+    threads: int | None = None,
+    draws: int = DRAWS,
+    factor: float = FACTOR,
+    seed: int = 0,
+    progress: Progress = lambda *_: None,
+) -> ParityReport:
+    """All levels for one exported file in ONNX Runtime on the CPU. The reference is moved to the CPU.
+
+    pixels (B, 3, H, W): a handful of images (2 to 4) is enough, each layer sees hundreds of rows of them. Memory: the
+    file, the reference, one layer's tensors, and the layers' inputs and outputs for one image. Raises OutputError,
+    MachineError, or ParityError where file and manifest do not belong together; what merely differs is in the report.
+    """
+    runner = OnnxRuntimeRunner(path, threads=threads)
+    graph, claimed, modules = ir.load(path).graph, claims(manifest), quant_linears(reference.cpu())
+    layers: list[LayerParity] = []
+
+    def visit(name: str, x: Tensor, _y: Tensor) -> None:
+        progress(name, len(layers), len(modules))
+        if name in claimed:
+            layers.append(check_layer(graph, claimed[name], modules[name], x))
+
+    weights = check_weights(graph, claimed, bundle_layers)
+    teach(reference, pixels, visit)
+    progress("between the layers", len(modules), len(modules))
+    between = check_float(reference, graph, claimed, pixels[:1])
+    progress("whole model", len(modules), len(modules))
+    target = named(manifest["target"])
+    e = HALF_E if target.carrier == "float16" else FLOAT_E
+    model = check_model(reference, runner, pixels, start=e, draws=draws, factor=factor, seed=seed)
+    nodes = optimized_session(path)[1]
+    return ParityReport(
+        target=target.name,
+        n_images=len(pixels),
+        weights=weights,
+        layers=tuple(layers),
+        between=between,
+        model=model,
+        executed=gemm_by_layer(nodes, claimed) if target.package is None else {},
+        ops=count_ops(nodes),
+    )

@@ -1,0 +1,130 @@
+"""Things that take pixels and return logits: a model in PyTorch, a graph in ONNX Runtime.
+
+Letters:  B images of 3 × H × W pixels;  n classes
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from erq_export.errors import MachineError, OutputError, ParityError
+
+CPU = ("CPUExecutionProvider",)
+ERRORS_ONLY = 3  # ONNX Runtime's log level; its warnings at load speak of its own graph optimizer
+
+
+class Runner(Protocol):
+    """What accuracy, parity and latency measure."""
+
+    @property
+    def name(self) -> str: ...
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) float32 on the CPU → (B, n) float32 on the CPU. Returns when the result is there."""
+        ...
+
+
+class TorchRunner:
+    """A model in PyTorch. The model is moved to `device` and put in evaluation mode."""
+
+    def __init__(self, model: nn.Module, device: torch.device, *, name: str = "torch") -> None:
+        self.name, self.device, self.model = name, device, model.to(device).eval()
+
+    @torch.inference_mode()
+    def logits(self, pixels: Tensor) -> Tensor:
+        out: Tensor = self.model(pixels.to(self.device))
+        return out.float().cpu()
+
+
+class OnnxRuntimeRunner:
+    """A graph with one input and one output in ONNX Runtime.
+
+    threads: of one operator (None: ONNX Runtime's choice, all cores);  optimize: False runs the graph as written, in
+    float. OutputError without the file, ParityError where it is refused, MachineError without package or provider.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        optimize: bool = True,
+        providers: Sequence[str] = CPU,
+        name: str = "onnxruntime",
+    ) -> None:
+        if not path.is_file():
+            raise OutputError(f"there is no graph {path}", fix="erq-export MODEL --to onnx --out DIR writes one")
+        self.name = name
+        self.session = session(path, threads=threads, optimize=optimize, providers=providers)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        return run_one(self.session, pixels.float())
+
+
+def onnxruntime() -> Any:
+    """The package, imported when it is first needed."""
+    try:
+        import onnxruntime as package
+    except ImportError as e:
+        raise MachineError(f"onnxruntime cannot be imported: {e}", fix="pip install onnxruntime-gpu") from e
+    return package
+
+
+def session(
+    model: Path | bytes,
+    *,
+    threads: int | None = None,
+    optimize: bool = True,
+    providers: Sequence[str] = CPU,
+    optimized_copy: Path | None = None,
+) -> Any:
+    """An InferenceSession of a file or a serialized model; the graph it really runs is written to `optimized_copy`.
+
+    Its threads stop spinning when a run ends, so that sessions timed in turns do not disturb each other.
+    """
+    ort = onnxruntime()
+    if absent := [p for p in providers if p not in ort.get_available_providers()]:
+        raise MachineError(
+            f"this onnxruntime has no {', '.join(absent)}", fix=f"it has {', '.join(ort.get_available_providers())}"
+        )
+    options = ort.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = threads or 0
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if optimized_copy is not None:
+        options.optimized_model_filepath = str(optimized_copy)
+        key = "session.optimized_model_external_initializers"  # beside the file: protobuf ends at 2 GiB
+        options.add_session_config_entry(f"{key}_file_name", f"{optimized_copy.name}.data")
+        options.add_session_config_entry(f"{key}_min_size_in_bytes", "1024")
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        made = ort.InferenceSession(source, options, providers=list(providers))
+    except Exception as e:  # its exception classes share no base but this one
+        what = "a piece of the graph" if isinstance(model, bytes) else str(model)
+        raise ParityError(
+            f"ONNX Runtime refuses {what}: {str(e).splitlines()[0][:300]}",
+            fix="export again; a graph of erq-export loads as it was written",
+        ) from e
+    if made.get_providers()[0] != providers[0]:  # it falls back to the CPU with no more than a warning
+        raise MachineError(f"onnxruntime cannot start {providers[0]} here", fix=f"it can start {CPU[0]}")
+    return made
+
+
+def run(session: Any, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All outputs by name; types and shapes as the graph has them."""
+    names = [o.name for o in session.get_outputs()]
+    arrays = session.run(names, {name: x.cpu().contiguous().numpy() for name, x in feeds.items()})
+    return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
+
+
+def run_one(session: Any, x: Tensor) -> Tensor:
+    """The only output for the only input."""
+    (given,) = session.get_inputs()
+    (found,) = run(session, {given.name: x}).values()
+    return found
