@@ -14,6 +14,8 @@ from torch import Tensor
 from erq_export.affine import Grid, asymmetric_grid, fake_quantize, snap_to_half, symmetric_grid
 from erq_export.targets import GridRules
 
+SMALLEST_STEP = 2.0**-12  # of a channel's largest value: a constant channel keeps a zero point that float32 holds
+
 PERCENTILES = (0.999, 0.9999, 0.99999)  # RepQ-ViT's grid, used by ERQ for activations
 
 
@@ -107,7 +109,8 @@ def activation_grid(lo: Tensor, hi: Tensor, *, bits: int, rules: GridRules, per_
     are symmetric. Per channel neither is needed: reparameterisation folds each channel's offset away.
     """
     if per_channel:
-        return asymmetric_grid(lo, hi, bits)
+        largest = torch.maximum(lo.abs(), hi.abs())
+        return asymmetric_grid(lo, hi, bits, snap=lambda scale: scale.maximum(largest * SMALLEST_STEP))
     lo, hi = lo.clamp_max(0), hi.clamp_min(0)
     snap = snap_to_half if rules.half_scales else None
     if bits == 8 and not rules.offset_8bit:

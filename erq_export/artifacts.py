@@ -79,7 +79,7 @@ class OutputFolder:
         while not base.exists():
             base = base.parent
         try:
-            os.rmdir(tempfile.mkdtemp(dir=base, prefix=".erq-export-"))
+            Path(tempfile.mkdtemp(dir=base, prefix=".erq-export-")).rmdir()
         except OSError as e:
             raise OutputError(
                 f"cannot write {self.path}: {e.strerror} ({base})", fix="--out with a folder that can be written"

@@ -73,8 +73,12 @@ class Bundle:
         """Read a bundle; DataError where it is missing, damaged or of another format."""
         try:
             description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as e:
-            raise DataError(f"{folder} holds no readable bundle: {e}", fix="run erq-export MODEL --out DIR first") from e
+            if not isinstance(description, dict):
+                raise ValueError("not a JSON object")
+        except (OSError, ValueError) as e:
+            raise DataError(
+                f"{folder} holds no readable bundle: {e}", fix="run erq-export MODEL --out DIR first"
+            ) from e
         if description.get("format") != FORMAT:
             raise DataError(
                 f"{folder} is a bundle of format {description.get('format')}, this version reads {FORMAT}",

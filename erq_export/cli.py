@@ -1,4 +1,4 @@
-"""The command line: words to one pipeline call, to what is printed, to an exit code. Heavy packages load only when work begins."""
+"""The command line: words to one pipeline call, to what is printed, to an exit code."""
 
 import ast
 import dataclasses
@@ -23,7 +23,9 @@ INTERRUPTED = 130  # as a shell reports SIGINT
 class MainJobByDefault(click.Group):
     """`erq-export vit_s …` is the main job; `erq-export build OUT` and the like are named stages."""
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             return "run", self.commands["run"], args
         return super().resolve_command(ctx, args)

@@ -1,18 +1,23 @@
 """Images as the model wants them: where they lie, how they are read, how they become tensors."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from erq_export.errors import DataError, SpecError
 from erq_export.registry import unknown
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
+CROP_MODES = ("center", "squash", "border")
+DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # modes of 16-bit grey images
 
 
 class ImageSource(Protocol):
@@ -50,34 +55,46 @@ class Preprocess:
             if name not in known:
                 raise unknown("--preprocess part", name, known)
         merged = {name: config[name] for name in known if name in config} | overrides
-        for name in ("input_size", "mean", "std"):
-            merged[name] = tuple(merged[name]) if isinstance(merged[name], Iterable) else (merged[name],)
         channels = merged["input_size"][0]
         for name in ("mean", "std"):
-            if len(merged[name]) != channels:
+            values = merged[name] if isinstance(merged[name], Sequence) else (merged[name],)
+            if len(values) != channels or not all(_number(v) and (name == "mean" or v > 0) for v in values):
                 raise SpecError(
-                    f"--preprocess {name} has {len(merged[name])} values, the model has {channels} input channels",
-                    fix=f"--preprocess {name}={','.join(['0.5'] * channels)}",
+                    f"--preprocess {name}={merged[name]} is not {channels} numbers{' above 0' if name == 'std' else ''}",
+                    fix=f"one for each input channel: --preprocess {name}={','.join(['0.5'] * channels)}",
                 )
-        if not 0 < float(merged["crop_pct"]) <= 1:
+            merged[name] = tuple(float(v) for v in values)
+        for name, allowed in (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES)):
+            if merged.get(name, allowed[0]) not in allowed:
+                raise unknown(f"--preprocess {name}", str(merged[name]), allowed)
+        if not (_number(merged["crop_pct"]) and 0 < merged["crop_pct"] <= 1):
             raise SpecError(f"--preprocess crop_pct={merged['crop_pct']}", fix="a number above 0, at most 1")
-        return cls(**merged)
+        return cls(**merged | {"input_size": tuple(merged["input_size"]), "crop_pct": float(merged["crop_pct"])})
 
     def tensor(self, image: Image.Image) -> Tensor:
         """One image as float32 (3, H, W)."""
-        from timm.data import create_transform
+        return _transform(self)(image.convert("L" if self.input_size[0] == 1 else "RGB"))
 
-        transform = create_transform(
-            input_size=self.input_size,
-            is_training=False,
-            interpolation=self.interpolation,
-            mean=self.mean,
-            std=self.std,
-            crop_pct=float(self.crop_pct),
-            crop_mode=self.crop_mode,
-        )
-        mode = "L" if self.input_size[0] == 1 else "RGB"
-        return cast(Tensor, transform(image.convert(mode)))
+
+@functools.lru_cache(maxsize=8)
+def _transform(preprocess: Preprocess) -> Callable[[Image.Image], Tensor]:
+    """timm's own evaluation transform; made once, not once an image."""
+    from timm.data import create_transform
+
+    made: Callable[[Image.Image], Tensor] = create_transform(
+        input_size=preprocess.input_size,
+        is_training=False,
+        interpolation=preprocess.interpolation,
+        mean=preprocess.mean,
+        std=preprocess.std,
+        crop_pct=preprocess.crop_pct,
+        crop_mode=preprocess.crop_mode,
+    )
+    return made
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 class ImageFolder:
@@ -111,9 +128,12 @@ class ImageFolder:
     def image(self, i: int) -> Image.Image:
         """The decoded image, RGB. DataError where the file cannot be read."""
         try:
-            with Image.open(self.files[i]) as image:
+            with Image.open(self.files[i]) as opened:
+                # PIL would clip 16 bits to 255, not scale them
+                deep = opened.mode in DEEP
+                image = opened.point(lambda grey: grey * (1 / 257)).convert("L") if deep else opened
                 return image.convert("RGB")
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as e:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
             raise DataError(f"cannot read the image {self.files[i]}: {e}", fix="repair or remove that file") from e
 
 

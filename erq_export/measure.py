@@ -126,7 +126,7 @@ def measure(
                 out.read_manifest(name),
                 bundle.layers,
                 pixels[:PARITY_IMAGES],
-                progress=lambda what, done, total, name=name: ui.progress(f"{name}: {what}", done, total),
+                progress=ui.progress,
             )
     if held_out is not None:
         with stage("accuracy"):
@@ -142,7 +142,7 @@ def measure(
 
 def unique_graphs(targets: tuple[str, ...]) -> list[str]:
     """One target of each kind of graph: tensorrt and tensorrt-rtx are handed the same file."""
-    kinds = {}
+    kinds: dict[tuple[str, str, str], str] = {}
     for name in targets:
         row = named(name)
         kinds.setdefault((row.container, row.carrier, row.weight_form), name)
@@ -195,9 +195,7 @@ def raise_gates(
     """The gate that failed first in the chain: engine (6), parity (5), accuracy (4)."""
     where = f"see {job.out / 'report.md'}"
     if engine_problems:
-        raise EngineError(
-            "; ".join(engine_problems), fix=f"{where} and plan.txt; report the model with its build.log"
-        )
+        raise EngineError("; ".join(engine_problems), fix=f"{where} and plan.txt; report the model with its build.log")
     if parity_problems:
         raise ParityError("; ".join(parity_problems), fix=f"{where}; report the model and its bundle")
     if accuracy_problems:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from erq_export import __version__, preflight
+from erq_export import __version__
 from erq_export.artifacts import OutputFolder, staged, write_json, write_text
 from erq_export.bundle import Bundle, fingerprint
 from erq_export.calibrate.data import calibration_set, check_enough
@@ -55,7 +55,7 @@ def run(job: Job, ui: Ui, *, overwrite: bool = False) -> dict[str, Any]:
     Every ErqError is raised before the work that it would waste, gates after the report is written.
     """
     it = Run(job, ui)
-    preflight.check(job.quant.targets, it.out, overwrite=overwrite)
+    it.out.check(overwrite=overwrite)
     images = calibration_source(job.model.name, job.data)
     check_enough(images, job.quant.calib)
     held_out = validation_source(job.model.name, job.val, job.class_map)

@@ -13,7 +13,9 @@ def calibration_source(model: str, data: Path | None) -> ImageSource:
         return ImageFolder(data)
     if model == "demo":
         return Digits("train")
-    raise SpecError("no calibration images were named", fix="--data DIR, a folder of images like those the model will see")
+    raise SpecError(
+        "no calibration images were named", fix="--data DIR, a folder of images like those the model will see"
+    )
 
 
 def validation_source(model: str, val: Path | None, class_map: Path | None) -> ImageSource | None:

@@ -1,4 +1,4 @@
-"""The comparison: other bits and round to nearest, over several calibration seeds, each measured as fake-quant model and as graph."""
+"""The comparison: other bits and round to nearest, over several seeds, each as fake-quant model and as graph."""
 
 import statistics
 import tempfile
@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 
 from erq_export.bundle import Bundle
 from erq_export.calibrate.data import calibration_set
 from erq_export.calibrate.loop import calibrate
-from erq_export.exporters.write import lowered, marker_graph, save
+from erq_export.exporters.write import lowered, marker_graph, rebound, save
 from erq_export.images import ImageSource
 from erq_export.job import Job
 from erq_export.models.loading import load
@@ -45,12 +46,14 @@ def compare(job: Job, images: ImageSource, held_out: ImageSource, device: torch.
 
     Seeds are consecutive from the job's own. The graph is the one for ONNX Runtime on CPU.
     """
-    rows, chosen = [], settings(job)
+    rows, chosen, traced = [], settings(job), Traced()
     for i, setting in enumerate(chosen):
         results = []
         for k, spec in enumerate(seeded(job.quant, setting, job.seeds)):
-            ui.progress(f"{setting.bits} {setting.method}, seed {spec.seed}", i * job.seeds + k, len(chosen) * job.seeds)
-            results.append(_measure(job, spec, images, held_out, device))
+            ui.progress(
+                f"{setting.bits} {setting.method}, seed {spec.seed}", i * job.seeds + k, len(chosen) * job.seeds
+            )
+            results.append(_measure(job, spec, images, held_out, device, traced))
         rows.append({"bits": str(setting.bits), "method": setting.method, **summary(results)})
     return rows
 
@@ -62,7 +65,7 @@ def seeded(quant: QuantSpec, setting: Setting, n: int) -> Iterator[QuantSpec]:
 
 
 def _measure(
-    job: Job, spec: QuantSpec, images: ImageSource, held_out: ImageSource, device: torch.device
+    job: Job, spec: QuantSpec, images: ImageSource, held_out: ImageSource, device: torch.device, traced: "Traced"
 ) -> dict[str, float]:
     loaded = load(job.model, seed=job.quant.seed)
     preprocess = loaded.identity.preprocess
@@ -70,7 +73,7 @@ def _measure(
     bundle = calibrate(loaded, data, spec, device=device, progress=lambda *_: None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        save(lowered(marker_graph(bundle), TARGETS["onnx"], {})[0], path)
+        save(lowered(traced.markers(bundle), TARGETS["onnx"], {})[0], path)
         reference = TorchRunner(bundle.reference(), device, name="reference")
         runners: list[Runner] = [reference, OnnxRuntimeRunner(path, name="onnx")]
         found = predict(runners, held_out, preprocess, limit=job.val_images or None)
@@ -80,6 +83,19 @@ def _measure(
         "agreement": found.agreement("reference", "onnx"),
         "layer_error": layer_error(bundle),
     }
+
+
+@dataclass
+class Traced:
+    """Bundles of one architecture differ in values alone: the first one's trace serves them all."""
+
+    first: ir.Model | None = None
+
+    def markers(self, bundle: Bundle) -> ir.Model:
+        again = None if self.first is None else rebound(self.first, bundle)
+        if again is None:
+            again = self.first = marker_graph(bundle)
+        return again
 
 
 def layer_error(bundle: Bundle) -> float:

@@ -73,7 +73,7 @@ class Terminal:
             return f"{figure['mean']:.2f} ± {figure['std']:.2f} ({figure['min']:.2f}…{figure['max']:.2f})"
 
         accuracy = report["accuracy"]
-        rows = [["float32", "", "", f"{accuracy['top1']['float']:.2f}", "", ""]]
+        rows: list[list[Any]] = [["float32", "", "", f"{accuracy['top1']['float']:.2f}", "", ""]]
         rows += [
             [
                 row["bits"],

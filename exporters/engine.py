@@ -1,7 +1,7 @@
 """From a graph's folder to an engine's: build it, save it with its plan, and hold the plan against the graph's claims."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def build(
     return record
 
 
-def claims_broken(manifest: dict[str, Any], summary: dict[str, int], executed: dict[str, str]) -> list[str]:
+def claims_broken(manifest: dict[str, Any], summary: dict[str, int], executed: Mapping[str, str]) -> list[str]:
     """What the compiled plan runs differently from what the graph's manifest claims; empty when it keeps its word."""
     problems = [
         f"{site['path']} is claimed integer and runs in {executed.get(site['path'], 'no layer of the plan')}"

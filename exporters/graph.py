@@ -25,7 +25,8 @@ class Editor:
                 raise ValueError(f"two different constants want the name {name}")
             return self.graph.initializers[name]
         tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
+        shape = ir.Shape(array.shape)
+        value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=shape)
         self.graph.register_initializer(value)
         return value
 
@@ -55,9 +56,13 @@ class Editor:
         ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
         self.graph.remove(node, safe=True)
 
+    def drop_unused(self) -> None:
+        """Remove the nodes and constants that nothing uses."""
+        passes.RemoveUnusedNodesPass()(self.model)
+
     def finish(self) -> None:
         """Drop what nothing uses, sort, and keep no metadata but our own (the exporter's holds source paths)."""
-        passes.RemoveUnusedNodesPass()(self.model)
+        self.drop_unused()
         passes.RemoveUnusedOpsetsPass()(self.model)
         passes.NameFixPass()(self.model)
         for thing in (self.graph, *self.graph, *self.graph.inputs, *self.graph.initializers.values()):

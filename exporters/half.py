@@ -19,10 +19,11 @@ FLOATS = (F16, F32)
 
 def to_half(model: ir.Model) -> None:
     """Retype the marker graph in place."""
-    editor, halved = Editor(model), {}
+    editor = Editor(model)
+    halved: dict[tuple[str, ir.DataType], ir.Value] = {}
     for node in list(model.graph):
         if node.op_type == MARKER:
-            node.outputs[0].dtype = F16
+            node.outputs[0].type = ir.TensorType(F16)  # not .dtype: copies of a graph share type objects
             continue
         if node.outputs[0].dtype not in FLOATS:  # shapes and indices
             continue
@@ -33,7 +34,7 @@ def to_half(model: ir.Model) -> None:
             if value is not None and value.dtype in FLOATS and value.dtype != wanted:
                 node.replace_input_with(i, _typed(editor, node, value, wanted, halved))
         for out in node.outputs:
-            out.dtype = wanted
+            out.type = ir.TensorType(wanted)
     for i, out in enumerate(model.graph.outputs):
         if out.dtype == F16:
             model.graph.outputs[i] = _float_output(model, out)

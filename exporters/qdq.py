@@ -71,14 +71,16 @@ def _lower(editor: Editor, marker: ir.Node, target: Target) -> LoweredSite:
     carrier = ir.DataType.FLOAT16 if target.carrier == "float16" else ir.DataType.FLOAT
     fp = carrier.numpy()
     source = x
-    flat = x.shape is not None and len(x.shape) == 2 and target.weight_form == "channel"
+    if x.shape is None or x.dtype is None:
+        raise ValueError(f"{path}: the trace gives its input no type or shape")
+    flat = len(x.shape) == 2 and target.weight_form == "channel"
     if flat:  # ONNX Runtime rewrites a 2-D MatMul + Add to Gemm, which it does not run in integers with a float bias
         axes = editor.constant("axes_1", np.array([1], np.int64))
         lifted = ir.Shape([x.shape[0], 1, x.shape[1]])
         x = editor.node(marker, "Unsqueeze", [x, axes], f"{path}/Unsqueeze", dtype=x.dtype, shape=lifted)
 
     codes, x_hat, zero_point = _input_qdq(editor, marker, x, s, qmin, qmax, path, target, carrier)
-    shape = ir.Shape([*x.shape[:-1], q.shape[0]]) if x.shape is not None else None
+    shape = ir.Shape([*(x.shape or ())[:-1], q.shape[0]])
     weight = editor.constant(f"{path}.weight_q", np.ascontiguousarray(q.T))  # (k, n)
     if target.weight_form == "channel":
         ratio, scale, axis = None, s_w.astype(fp), {"axis": 1}

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from torch import nn
 
 from erq_export.bundle import Bundle
+from erq_export.quantized import MARKER
 from erq_export.targets import Target
 
 from .graph import Editor, name_by_module
@@ -25,6 +26,42 @@ def marker_graph(bundle: Bundle) -> ir.Model:
     """The one trace that every target's graph is lowered from."""
     model = trace(bundle.reference(), bundle.identity.preprocess.input_size)
     name_by_module(model)
+    return model
+
+
+def rebound(markers: ir.Model, bundle: Bundle) -> ir.Model | None:
+    """The marker graph of another bundle of the same architecture, without tracing again; the given one stays as it is.
+
+    None where the trace merged equal constants, so that a tensor of the bundle has no place of its own.
+    """
+    model = markers.clone()
+    constants = model.graph.initializers
+    if any(name not in constants for name in bundle.leftovers):
+        return None
+    for name, tensor in bundle.leftovers.items():
+        constants[name].const_value = ir.tensor(tensor.numpy(), name=name)
+    editor = Editor(model)
+    for node in [n for n in model.graph if n.op_type == MARKER]:
+        path = node.metadata_props["erq.path"]
+        layer = bundle.layers[path]
+        for i, (name, tensor) in enumerate(
+            (
+                ("weight_q", layer.weight_q),
+                ("weight_scale", layer.weight_scale),
+                ("bias", layer.bias),
+                ("act_scale", layer.act.scale),
+            ),
+            start=1,
+        ):
+            node.replace_input_with(i, editor.constant(f"rebound.{path}.{name}", tensor.numpy()))
+        for name, value in (
+            ("qmin", int(layer.act.qmin)),
+            ("qmax", int(layer.act.qmax)),
+            ("w_bits", layer.w_bits),
+            ("a_bits", layer.a_bits),
+        ):
+            node.attributes[name] = ir.AttrInt64(name, value)
+    editor.drop_unused()
     return model
 
 

@@ -67,7 +67,8 @@ def by_division(x: Tensor, grid: Grid) -> npt.NDArray[np.float32]:
     """The oracle: NumPy's float32 division, which IEEE 754 rounds correctly, and rint, which goes to even."""
     quotient = x.numpy() / grid.scale.numpy()
     assert quotient.dtype == np.float32
-    return np.clip(np.rint(quotient), grid.qmin.numpy(), grid.qmax.numpy())
+    codes: npt.NDArray[np.float32] = np.clip(np.rint(quotient), grid.qmin.numpy(), grid.qmax.numpy())
+    return codes
 
 
 @given(grid=grids(), seed=seeds)
@@ -127,9 +128,8 @@ def test_floor_and_ceil_enclose_the_nearest_by_one_step(grid: Grid, seed: int) -
     x = reals(300, seed, spread=float(grid.scale) * 50)
     down, near, up = (quantize(x, grid, rounding) for rounding in (torch.floor, torch.round, torch.ceil))
     assert bool(((down <= near) & (near <= up)).all())
-    inside = (
-        (x / grid.scale > grid.qmin) & (x / grid.scale < grid.qmax) & (x / grid.scale != torch.round(x / grid.scale))
-    )
+    steps = x / grid.scale
+    inside = (steps > grid.qmin) & (steps < grid.qmax) & (steps != torch.round(steps))
     assert torch.equal((up - down)[inside], torch.ones(int(inside.sum())))
     assert bool((up == down)[~inside].all())
 

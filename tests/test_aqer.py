@@ -1,4 +1,4 @@
-"""Aqer is the ridge regression it says it is: stationary, equal to least squares on the stored rows, never worse than 0."""
+"""Aqer is the ridge regression it says it is: stationary, least squares on the stored rows, never worse than nothing."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def objective(rows: Rows, S: Tensor, ridge: float) -> Tensor:
 @pytest.mark.parametrize("ridge", LAMBDAS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_gradient_vanishes(seed: int, ridge: float) -> None:
-    """By autograd on the stored rows; 1e-9 of the gradient at 0 is the solve's condition (< 1e6) times float64's eps."""
+    """By autograd on the stored rows; 1e-9 of the gradient at 0 is the condition (< 1e6) times float64's eps."""
     rows = layer_rows(seed=seed)
     at_zero, at_solution = (
         torch.autograd.functional.jacobian(lambda S: objective(rows, S, ridge), S)

@@ -156,7 +156,6 @@ def test_damage_is_noticed(folder: Path, damage: Callable[[Path], None], match: 
     assert caught.value.fix
 
 
-@pytest.mark.xfail(reason="UnicodeDecodeError and AttributeError get through", raises=(ValueError, AttributeError))
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[]", b"null"])
 def test_a_description_that_is_no_description_is_refused(folder: Path, content: bytes) -> None:
     (folder / DESCRIPTION).write_bytes(content)

@@ -1,7 +1,7 @@
-"""The loop: every layer sees the full-precision model's inputs, and what is left is legal, finite and what was deployed."""
+"""The loop: every layer sees the full-precision model's inputs; what is left is legal, finite and what is deployed."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,11 +17,12 @@ from erq_export.calibrate.loop import CHUNK, PATCH_BITS, calibrate
 from erq_export.calibrate.method import Problem, Solution
 from erq_export.calibrate.moments import Moments
 from erq_export.calibrate.rtn import RoundToNearest
+from erq_export.models.family import submodule
 from erq_export.models.loading import Loaded
 from erq_export.quantized import quant_linears
 from erq_export.spec import QuantSpec
 
-METHODS = {"erq": Erq, "rtn": RoundToNearest}
+METHODS: dict[str, type[Erq] | type[RoundToNearest]] = {"erq": Erq, "rtn": RoundToNearest}
 TARGETS = [("onnx",), ("onnx", "tensorrt-rtx")]
 BITS = ["w2a3", "w4a4", "w8a8"]
 EVERYWHERE = pytest.mark.parametrize("targets", TARGETS, ids="+".join)
@@ -89,7 +90,7 @@ def test_moments_are_those_of_one_full_precision_forward(
 def test_the_float_model_is_still_the_one_given(
     monkeypatch: pytest.MonkeyPatch, images: CalibrationSet, method: str
 ) -> None:
-    """Folding keeps the function: 1e-5 of the largest output in float32, through two blocks. rtn folds nothing at all."""
+    """Folding keeps the function: 1e-5 of the largest output in float32, through two blocks. rtn folds nothing."""
     bundle, problems, _ = recorded(monkeypatch, tiny_spec(method=method), images)
     model, original = float_model(bundle, problems), tiny_vit().model
     with torch.no_grad():
@@ -161,7 +162,7 @@ def test_erq_is_nearer_to_the_float_model_on_images_it_has_not_seen(images: Cali
 
 
 def assert_legal(bundle: Bundle, spec: QuantSpec) -> None:
-    """Every integer in its designed range and container, every scale exact where a target needs it, nothing but finite."""
+    """Every integer in its designed range and container, every scale exact where a target needs it, all finite."""
     for path, layer in bundle.layers.items():
         assert (layer.w_bits, layer.a_bits) == (spec.bits.w, PATCH_BITS if path == "patch_embed.proj" else spec.bits.a)
         q, qmin = layer.weight_q.int(), layer.weight_qmin[:, None].int()
@@ -218,37 +219,45 @@ def test_more_bits_are_nearer(images: CalibrationSet) -> None:
 Damage = Callable[[Loaded], None]
 
 
+def layer_norm(loaded: Loaded, path: str) -> nn.LayerNorm:
+    return cast(nn.LayerNorm, submodule(loaded.model, path, nn.LayerNorm))
+
+
+def linear(loaded: Loaded, path: str) -> nn.Linear:
+    return cast(nn.Linear, submodule(loaded.model, path, nn.Linear))
+
+
 def dead_channel(loaded: Loaded) -> None:
     """A LayerNorm that gives 0 in one channel, always."""
     for name in ("blocks.0.norm1", "blocks.1.norm2"):
-        norm = loaded.model.get_submodule(name)
+        norm = layer_norm(loaded, name)
         norm.weight[3] = norm.bias[3] = 0
 
 
 def constant_channel(loaded: Loaded) -> None:
     """A LayerNorm that gives the same number in one channel, always."""
     for name in ("blocks.0.norm1", "blocks.1.norm2"):
-        norm = loaded.model.get_submodule(name)
+        norm = layer_norm(loaded, name)
         norm.weight[5], norm.bias[5] = 0, 0.7
 
 
 def constant_activation(loaded: Loaded) -> None:
     """A layer whose whole input never changes."""
-    norm = loaded.model.get_submodule("blocks.1.norm1")
+    norm = layer_norm(loaded, "blocks.1.norm1")
     norm.weight.zero_()
     norm.bias.fill_(0.3)
 
 
 def dead_layer(loaded: Loaded) -> None:
     """fc1 gives 0, so fc2 is given 0."""
-    for parameter in loaded.model.get_submodule("blocks.0.mlp.fc1").parameters():
+    for parameter in linear(loaded, "blocks.0.mlp.fc1").parameters():
         parameter.zero_()
 
 
 def dead_weights(loaded: Loaded) -> None:
     """Rows of zeros, and a head of zeros."""
-    loaded.model.get_submodule("blocks.0.attn.proj").weight[:4] = 0
-    loaded.model.get_submodule("head").weight.zero_()
+    linear(loaded, "blocks.0.attn.proj").weight[:4] = 0
+    linear(loaded, "head").weight.zero_()
 
 
 def nothing(loaded: Loaded) -> None:
@@ -292,16 +301,13 @@ def test_odd_inputs_are_calibrated_like_any_other(odd: str, bits: str, targets: 
         assert float((got - exact).square().sum()) < 0.02 * float(exact.square().sum()) + 1e-12
 
 
-@pytest.mark.xfail(
-    reason="zero point −β/1e-12 is off by up to β·6e4 codes in float32, and β' with it", raises=AssertionError
-)
-@pytest.mark.parametrize("value", [10.0, 50.0])
-def test_a_constant_channel_fits_a_float16_graph(images: CalibrationSet, value: float) -> None:
+def test_constant_channels_fit_a_float16_graph(images: CalibrationSet) -> None:
     loaded = tiny_vit()
-    norm = loaded.model.get_submodule("blocks.0.norm1")
-    norm.weight[5], norm.bias[5] = 0, value
+    norm = layer_norm(loaded, "blocks.0.norm1")
+    norm.weight[:8], norm.bias[:8] = 0, torch.linspace(1, 50, 8)
     bundle = calibrated_bundle(loaded, images, tiny_spec("w4a3", ("onnx", "tensorrt-rtx")))
-    assert float(bundle.leftovers["blocks.0.norm1.bias"].abs().max()) < 65504
+    for name in ("weight", "bias"):
+        assert float(bundle.leftovers[f"blocks.0.norm1.{name}"].abs().max()) < torch.finfo(torch.float16).max
 
 
 def test_a_layer_without_a_bias_gets_one_and_uses_it(images: CalibrationSet) -> None:
@@ -345,8 +351,8 @@ def test_the_bundle_says_what_it_was_made_from(bundle: Bundle, images: Calibrati
 def test_how_many_images_go_together_is_no_part_of_the_result(
     monkeypatch: pytest.MonkeyPatch, images: CalibrationSet
 ) -> None:
-    """To float32: other shapes of a product round otherwise, which may tip a code that lies on a half step. The head feels
-    it most: its 12 rows leave 21 of 33 columns to a ridge of 0.1 (erq.md 12.1)."""
+    """To float32: other shapes of a product round otherwise, which may tip a code that lies on a half step. The head
+    feels it most: its 12 rows leave 21 of 33 columns to a ridge of 0.1 (erq.md 12.1)."""
     whole = calibrated_bundle(tiny_vit(), images, tiny_spec())
     monkeypatch.setattr(loop, "CHUNK", 5)
     pieces = calibrated_bundle(tiny_vit(), images, tiny_spec())

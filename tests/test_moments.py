@@ -1,4 +1,6 @@
-"""Moments are plain sums: exact where float32 is exact, the same however the rows arrive, and all that an error needs."""
+"""Moments are plain sums: exact where float32 is, the same however the rows arrive, and all that an error needs."""
+
+import itertools
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +48,7 @@ def by_numpy(X: Tensor, X_hat: Tensor) -> dict[str, npt.NDArray[np.float64]]:
 def test_batching_does_not_matter(cuts: list[int]) -> None:
     X, X_hat = dyadic_rows()
     edges = [0, *sorted(cuts), len(X)]
-    pieces = summed(X, X_hat, [b - a for a, b in zip(edges, edges[1:], strict=False)])
+    pieces = summed(X, X_hat, [b - a for a, b in itertools.pairwise(edges)])
     whole = summed(X, X_hat)
     assert pieces.n_rows == whole.n_rows == 240
     for name in NAMES:

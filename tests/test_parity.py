@@ -12,9 +12,9 @@ import torch
 from parity_fixtures import PATHS, Exported, add_constant, constant, damaged, exported, images, lower_to, quantized
 from torch import Tensor, nn
 
-from erq_export.affine import quantize
+from erq_export.affine import Grid, quantize
 from erq_export.errors import ParityError
-from erq_export.quantized import quant_linears
+from erq_export.quantized import QuantizedLayer, QuantLinear, quant_linears
 from erq_export.validate.distance import relative_l2, relative_max
 from erq_export.validate.executed import INTEGER_GEMMS, executed_ops, float_matmuls_among_sites
 from erq_export.validate.layer_parity import check_accumulators, check_layer
@@ -254,39 +254,87 @@ def test_sums_beyond_float32_are_not_claimed(tmp_path: Path, side: int, beyond: 
     assert (found.n, found.beyond, found.mismatches) == ((0, 6, 0) if beyond else (6, 0, 0))
 
 
-class Staircase:
+class Staircase(nn.Module):
     """Logits that move only when a pixel crosses a multiple of `step`."""
 
-    name = "staircase"
-
     def __init__(self, step: float) -> None:
+        super().__init__()
         self.step = step
 
-    def logits(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> Tensor:
         return torch.round(pixels / self.step).flatten(1) * self.step
 
 
 def test_the_floor_is_zero_until_something_crosses_an_edge() -> None:
     pixels = torch.full((1, 3, 4, 4), 0.7)  # 0.2 steps from the next edge, 0.5
     coarse, fine = Staircase(1.0), Staircase(1e-4)
-    still = noise_floor(coarse, pixels, coarse.logits(pixels))
+    still = noise_floor(coarse, pixels, coarse(pixels))
     assert still.relative_l2 == 0
     assert still.perturbation == pytest.approx(LARGEST_E)  # bounded
-    moved = noise_floor(fine, pixels, fine.logits(pixels))
+    moved = noise_floor(fine, pixels, fine(pixels))
     assert moved.relative_l2 > 0
     assert 1e-6 < moved.perturbation < LARGEST_E  # raised, and no further than needed
-    assert noise_floor(fine, pixels, fine.logits(pixels), start=moved.perturbation / 10).perturbation == pytest.approx(
+    assert noise_floor(fine, pixels, fine(pixels), start=moved.perturbation / 10).perturbation == pytest.approx(
         moved.perturbation
     )
 
 
 def test_the_floor_is_a_median_of_seeded_draws(files: dict[str, Exported]) -> None:
-    runner, pixels = TorchRunner(files["onnx"].reference, CPU), images(4)
-    logits = runner.logits(pixels)
-    floor = noise_floor(runner, pixels, logits, start=1e-3, draws=5)
+    reference, pixels = files["onnx"].reference, images(4)
+    logits = TorchRunner(reference, CPU).logits(pixels)
+    floor = noise_floor(reference, pixels, logits, start=1e-3, draws=5)
     assert floor.relative_l2 == sorted(floor.draws)[2] > 0
-    assert floor == noise_floor(runner, pixels, logits, start=1e-3, draws=5)
-    assert floor.draws[1:] == noise_floor(runner, pixels, logits, start=1e-3, draws=4, seed=1).draws
+    assert floor == noise_floor(reference, pixels, logits, start=1e-3, draws=5)
+    assert floor.draws[1:] == noise_floor(reference, pixels, logits, start=1e-3, draws=4, seed=1).draws
+
+
+def test_noise_that_the_first_quantizer_swallows_still_gives_a_floor(files: dict[str, Exported]) -> None:
+    """Pixels that lie in the middle of their steps do not feel 1e-3; the layers behind them do."""
+    reference = files["onnx"].reference
+    first = next(iter(quant_linears(reference).values()))
+    pixels = torch.round(images(2) / first.act_scale) * first.act_scale
+    logits = TorchRunner(reference, CPU).logits(pixels)
+    assert relative_l2(TorchRunner(reference, CPU).logits(pixels * (1 + 1e-4)), logits) == 0
+    assert noise_floor(reference, pixels, logits, start=1e-3).relative_l2 > 0
+
+
+class Chain(nn.Module):
+    """Quantizers in a row on the integers −128 … 127, `shift` added behind each; every layer is otherwise the identity."""
+
+    def __init__(self, n: int, shift: float) -> None:
+        super().__init__()
+        layer = QuantizedLayer(
+            weight_q=torch.eye(48, dtype=torch.int8),
+            weight_scale=torch.ones(48),
+            weight_qmin=torch.zeros(48, dtype=torch.int16),
+            bias=torch.full((48,), shift),
+            act=Grid(scale=torch.tensor(1.0), qmin=torch.tensor(-128.0), qmax=torch.tensor(127.0)),
+            w_bits=8,
+            a_bits=8,
+        )
+        self.layers = nn.Sequential(*(QuantLinear(str(i), layer) for i in range(n)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.flatten(1))  # (B, 48)
+
+
+@pytest.mark.parametrize(("n", "shift", "moves"), [(1, 0.4999, False), (2, 0.0, False), (2, 0.4999, True)])
+def test_noise_reaches_exactly_the_layers_near_an_edge(n: int, shift: float, moves: bool) -> None:
+    """Pixels lie at 5, far from an edge; behind a shift the second layer's inputs lie at 5.4999, 2e-5 from one."""
+    model, pixels = Chain(n, shift), torch.full((1, 3, 4, 4), 5.0)
+    logits = model(pixels)
+    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model(pixels * (1 + LARGEST_E * noise)), logits)  # the first quantizer swallows it
+    floor = noise_floor(model, pixels, logits)
+    assert (floor.relative_l2 > 0) == moves
+    assert (floor.perturbation < LARGEST_E / 2) == moves
+
+
+def test_the_floor_leaves_the_reference_as_it_was(files: dict[str, Exported]) -> None:
+    reference, pixels = files["onnx"].reference, images(4)
+    before = reference(pixels)
+    assert len(set(noise_floor(reference, pixels, before, start=1e-3).draws)) > 1
+    assert torch.equal(reference(pixels), before)
 
 
 class Off:

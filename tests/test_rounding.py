@@ -17,18 +17,15 @@ RULES = {"flip": flip, "paper": paper}
 UNBOUNDED = 10_000
 
 
-def case(
-    *, h: int = 8, n: int = 40, bits: int = 3, seed: int = 0, clipped: bool = False
-) -> tuple[Tensor, Grid, Tensor]:
-    """(W, grid, M): n rows of h weights, and the second moment of h correlated inputs. `clipped`: the range is half
-    of what the weights need."""
+def case(*, h: int = 8, n: int = 40, seed: int = 0, clipped: bool = False) -> tuple[Tensor, Grid, Tensor]:
+    """(W, grid, M): n rows of h weights on 3 bits, and the second moment of h correlated inputs. `clipped`: the range
+    is half of what the weights need."""
     rows = layer_rows(k=max(h, 3), n=n, seed=seed)
     M = (rows.X_hat.T @ rows.X_hat / len(rows.X))[:h, :h]
     W = rows.W[:, :h]
     limits = W.abs().amax(1, keepdim=True).float() * (0.5 if clipped else 1)
-    scale = 2 * limits / (2**bits - 1)
-    qmin = torch.full_like(scale, -(2.0 ** (bits - 1)))
-    return W, Grid(scale=scale, qmin=qmin, qmax=qmin + 2**bits - 1), M
+    scale = 2 * limits / 7
+    return W, Grid(scale=scale, qmin=torch.full_like(scale, -4), qmax=torch.full_like(scale, 3)), M
 
 
 def exact_case(*, h: int = 12, n: int = 60, seed: int = 0) -> tuple[Tensor, Grid, Tensor]:

@@ -200,7 +200,7 @@ def test_a_missing_package_is_the_machines_fault(package: str, vit: Path, monkey
 @needs_rtx
 def test_tensorrt_itself_needs_a_gpu(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """RTX stands in for tensorrt: the adapter asks what a package has, never what it is called."""
-    monkeypatch.setattr(adapter, "require", lambda _: importlib.import_module("tensorrt_rtx"))
+    monkeypatch.setitem(sys.modules, "tensorrt", importlib.import_module("tensorrt_rtx"))
     monkeypatch.setattr(adapter, "cuda_device_count", lambda: 0)
     with pytest.raises(MachineError, match="GPU") as caught:
         build_engine(vit, package="tensorrt")

@@ -48,7 +48,8 @@ def random_images(n: int = N_IMAGES, *, seed: int = 0, size: int = 16) -> Calibr
 
 
 def tiny_spec(bits: str = "w4a4", targets: tuple[str, ...] = ("onnx",), **changes: Any) -> QuantSpec:
-    return QuantSpec(**{"bits": Bits.parse(bits), "targets": targets, "ridge": TINY_RIDGE, "calib": N_IMAGES} | changes)
+    defaults: dict[str, Any] = {"ridge": TINY_RIDGE, "calib": N_IMAGES}
+    return QuantSpec(bits=Bits.parse(bits), targets=targets, **defaults | changes)
 
 
 def calibrated_bundle(loaded: Loaded, data: CalibrationSet, spec: QuantSpec) -> Bundle:

@@ -38,7 +38,7 @@ def predict(
     preprocess: Preprocess,
     *,
     limit: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Predictions:
     """Run every image (or `limit` images, evenly spread) through every runner, a batch at a time.
 

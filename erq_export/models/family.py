@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,12 @@ def patch_tokens(path: str, embed: nn.Module, *, family: str) -> PatchTokens:
     plain = conv.stride == conv.kernel_size and conv.padding in ((0, 0), "valid")
     if not (plain and conv.dilation == (1, 1) and conv.groups == 1):
         raise not_understood(f"{path}.proj", conv, family=family)
+    patch, size = conv.kernel_size, cast(tuple[int, int], embed.img_size)
+    if embed.dynamic_img_pad or any(s % p for s, p in zip(size, patch, strict=True)):
+        raise SpecError(
+            f"the input of {size[0]} × {size[1]} pixels is no whole number of {patch[0]} × {patch[1]} patches",
+            fix=f"--model-arg img_size={size[0] // patch[0] * patch[0]}",
+        )
     norm = embed.norm if isinstance(embed.norm, nn.Module) else nn.Identity()
     return PatchTokens(conv, norm)
 

@@ -1,6 +1,7 @@
 """From a ModelSpec to a prepared model: names resolved, weights read and checked, preprocessing settled."""
 
 import hashlib
+import math
 import socket
 import urllib.request
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def architecture(timm_name: str, model_args: dict[str, Any], *, seed: int = 0) -
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model: nn.Module = timm.create_model(timm_name, pretrained=False, **model_args)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as e:
+    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as e:
         given = " ".join(f"--model-arg {k}={v}" for k, v in model_args.items())
         raise SpecError(f"timm cannot build {timm_name} with {given}: {e}", fix="correct the --model-arg") from e
     return model.eval()
@@ -86,19 +87,19 @@ def load(spec: ModelSpec, *, seed: int) -> Loaded:
     args = (DEMO_MODEL_ARGS if spec.name == "demo" else {}) | spec.model_args
     if spec.checkpoint is not None:
         model, source = architecture(alias.timm_name, args), "checkpoint"
-        digest: str | None = read_checkpoint(model, Path(spec.checkpoint), args)
+        digest: str | None = read_checkpoint(model, Path(spec.checkpoint))
     elif not spec.pretrained:
         model, source, digest = architecture(alias.timm_name, args, seed=seed), "random", None
     elif spec.name == "demo":
         model, source = architecture(alias.timm_name, args), "bundled"
-        digest = read_checkpoint(model, DEMO_WEIGHTS, args)
+        digest = read_checkpoint(model, DEMO_WEIGHTS)
     else:
         model, source, digest = pretrained(alias.timm_name, args), "pretrained", None
     refuse_non_finite(model)
     model = model.float()
     family = family_of(model)
     input_size = family.input_size(model)
-    if tuple(spec.preprocess.get("input_size", input_size)) != input_size:
+    if spec.preprocess.get("input_size", input_size) != input_size:
         raise SpecError(
             f"--preprocess input_size={spec.preprocess['input_size']}, but the model takes {input_size}",
             fix="--model-arg img_size=N changes the model's input",
@@ -159,30 +160,36 @@ def _hub_answers() -> bool:
         return False
 
 
-def read_checkpoint(model: nn.Module, path: Path, args: dict[str, Any]) -> str:
+def read_checkpoint(model: nn.Module, path: Path) -> str:
     """Load safetensors or a .pt state dict (read with weights_only) strictly; returns the file's sha256.
 
     DataError with the first differences, and with the --model-arg that would mend them where it is known.
     """
     if not path.is_file():
-        raise DataError(f"there is no checkpoint {path}", fix="--checkpoint FILE (.safetensors, or .pt of a state dict)")
+        raise DataError(
+            f"there is no checkpoint {path}", fix="--checkpoint FILE (.safetensors, or .pt of a state dict)"
+        )
     try:
         state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
-    except Exception as e:  # noqa: BLE001  torch, pickle and safetensors each raise their own
+    except Exception as e:
         reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
         raise DataError(
             f"cannot read the checkpoint {path}: {reason}",
             fix="a safetensors file, or a .pt that holds only tensors (torch.save(model.state_dict(), FILE))",
         ) from e
     want = model.state_dict()
-    wrong = [f"{k}: {_shape(state[k])} in the file, {_shape(want[k])} in the model" for k in want if k in state]
-    wrong = [w for w, k in zip(wrong, (k for k in want if k in state), strict=True) if state[k].shape != want[k].shape]
+    wrong = [
+        f"{k}: {_shape(state[k])} in the file, {_shape(want[k])} in the model"
+        for k in want
+        if k in state and state[k].shape != want[k].shape
+    ]
     wrong += [f"{k}: missing in the file" for k in want if k not in state]
     wrong += [f"{k}: not in the model" for k in state if k not in want]
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise DataError(
-            f"the checkpoint {path} does not fit the model: {'; '.join(wrong[:3])}{more}", fix=_fitting_args(state, args)
+            f"the checkpoint {path} does not fit the model: {'; '.join(wrong[:3])}{more}",
+            fix=_fitting_args(state, want),
         )
     model.load_state_dict(state)
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -192,20 +199,28 @@ def _shape(tensor: Tensor) -> str:
     return "×".join(str(n) for n in tensor.shape) or "a number"
 
 
-def _fitting_args(state: dict[str, Tensor], args: dict[str, Any]) -> str:
-    """The --model-arg values that the file's own shapes suggest."""
-    guess: dict[str, int] = {}
-    if "head.weight" in state and state["head.weight"].ndim == 2:
-        guess["num_classes"] = state["head.weight"].shape[0]
-    if "cls_token" in state:
-        guess["embed_dim"] = state["cls_token"].shape[-1]
-    if "patch_embed.proj.weight" in state and state["patch_embed.proj.weight"].ndim == 4:
-        guess["patch_size"] = state["patch_embed.proj.weight"].shape[-1]
-    blocks = {k.split(".")[1] for k in state if k.startswith("blocks.")}
-    if blocks:
-        guess["depth"] = len(blocks)
-    differing = [f"--model-arg {k}={v}" for k, v in guess.items() if args.get(k) != v]
+def _fitting_args(state: dict[str, Tensor], want: dict[str, Tensor]) -> str:
+    """The --model-arg values that the file's own shapes suggest, where the model's shapes suggest others."""
+    have, now = _suggested(state), _suggested(want)
+    differing = [f"--model-arg {k}={v}" for k, v in have.items() if now.get(k) != v]
     return "the file's shapes suggest " + " ".join(differing) if differing else "name the model the file was saved from"
+
+
+def _suggested(state: dict[str, Tensor]) -> dict[str, int]:
+    """A plain ViT's arguments, as far as shapes tell them."""
+    guess: dict[str, int] = {}
+    if (head := state.get("head.weight")) is not None and head.ndim == 2:
+        guess["num_classes"] = head.shape[0]
+    if (token := state.get("cls_token")) is not None:
+        guess["embed_dim"] = token.shape[-1]
+    if (patch := state.get("patch_embed.proj.weight")) is not None and patch.ndim == 4:
+        guess["patch_size"] = patch.shape[-1]
+        if (position := state.get("pos_embed")) is not None and position.ndim == 3:
+            n_side = math.isqrt(position.shape[1] - (token is not None))
+            guess["img_size"] = n_side * guess["patch_size"]
+    if blocks := {k.split(".")[1] for k in state if k.startswith("blocks.")}:
+        guess["depth"] = len(blocks)
+    return guess
 
 
 def refuse_non_finite(model: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """The family of timm's VisionTransformer: ViT and DeiT with plain pre-norm blocks."""
 
-from typing import cast
+from typing import Any, cast
 
 import timm.models.vision_transformer as timm_vit
 from timm.layers import Attention, Mlp
@@ -21,11 +21,11 @@ class VitFamily:
         return type(model) is timm_vit.VisionTransformer
 
     def input_size(self, model: nn.Module) -> tuple[int, int, int]:
-        embed = cast(timm_vit.VisionTransformer, model).patch_embed
+        embed: Any = model.patch_embed
         return (embed.proj.in_channels, *embed.img_size)
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        vit = cast(timm_vit.VisionTransformer, model)
+        vit: Any = model
         if vit.attn_pool is not None:
             raise not_understood("attn_pool", vit.attn_pool, family=NAME)
         if getattr(vit, "dynamic_img_size", False):
@@ -36,9 +36,9 @@ class VitFamily:
         if not isinstance(vit.head, (nn.Linear, HEADLESS)):
             raise not_understood("head", vit.head, family=NAME)
         vit.patch_embed = patch_tokens("patch_embed", vit.patch_embed, family=NAME)
-        return vit.eval().requires_grad_(False)
+        return model.eval().requires_grad_(False)
 
-    def _check_block(self, path: str, block: nn.Module) -> None:
+    def _check_block(self, path: str, block: Any) -> None:
         if type(block) is not timm_vit.Block:
             raise not_understood(path, block, family=NAME)
         for part, kind in (("attn", Attention), ("mlp", Mlp), ("norm1", nn.LayerNorm), ("norm2", nn.LayerNorm)):
@@ -46,14 +46,14 @@ class VitFamily:
             if not isinstance(module, kind):
                 raise not_understood(f"{path}.{part}", module, family=NAME)
         for part in ("attn.norm", "mlp.norm"):
-            module = block.get_submodule(part)
-            if not isinstance(module, nn.Identity):
-                raise not_understood(f"{path}.{part}", module, family=NAME)
-        if block.attn.gate is not None:
-            raise not_understood(f"{path}.attn.gate", block.attn.gate, family=NAME)
+            if not isinstance(block.get_submodule(part), nn.Identity):
+                raise not_understood(f"{path}.{part}", block.get_submodule(part), family=NAME)
+        gate = cast(nn.Module | None, block.attn.gate)
+        if gate is not None:
+            raise not_understood(f"{path}.attn.gate", gate, family=NAME)
 
     def stages(self, model: nn.Module) -> tuple[Stage, ...]:
-        vit = cast(timm_vit.VisionTransformer, model)
+        vit: Any = model
 
         def embed(x: Tensor) -> Tensor:
             return cast(Tensor, vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x)))))
@@ -82,7 +82,7 @@ class VitFamily:
         )
 
     def n_attention(self, model: nn.Module) -> int:
-        return len(cast(timm_vit.VisionTransformer, model).blocks)
+        return len(model.get_submodule("blocks")._modules)
 
 
 FAMILY = VitFamily()

@@ -1,0 +1,30 @@
+# make demo: install, then the whole chain on the bundled model.   make test: what CI runs.   make check: format, lint, types, imports.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= build/demo
+
+.PHONY: demo test check format clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,tensorrt-rtx,dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/erq-export demo --bits w4a4 --to onnx --to tensorrt-rtx --out $(OUT) --overwrite
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build
