@@ -119,7 +119,7 @@ def run(ctx: click.Context, /, **given: Any) -> None:
     from erq_export import preflight
     from erq_export.artifacts import OutputFolder
 
-    preflight.check(job.quant.targets, OutputFolder(job.out), overwrite=overwrite)
+    preflight.check(job.quant.targets, job.capability, OutputFolder(job.out), overwrite=overwrite)
     from erq_export import pipeline
     from erq_export.terminal import Terminal
 
@@ -163,7 +163,7 @@ def build(out: Path, targets: tuple[str, ...]) -> None:
 
     job = Job.from_json(OutputFolder(out).read_run(), out)
     targets = targets or job.quant.targets
-    preflight.check_machine(targets)
+    preflight.check_machine(targets, job.capability)
     from erq_export import pipeline
     from erq_export.terminal import Terminal
 

@@ -28,7 +28,7 @@ from erq_export.validate.runners import OnnxRuntimeRunner, Runner, TorchRunner
 
 Stage = Callable[[str], AbstractContextManager[None]]
 
-PARITY_IMAGES = 2  # teacher-forced inputs of every layer are compared on these
+PARITY_IMAGES = 4  # teacher-forced inputs of every layer are compared on these
 LATENCY_BATCH = 1
 
 

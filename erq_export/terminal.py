@@ -26,7 +26,6 @@ class Terminal:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
         if not self.console.is_terminal:
             self.console.print(f"{name} …")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -37,7 +36,6 @@ class Terminal:
                 yield
             finally:
                 self._bar = self._task = None
-        self.console.print(f"{name}: {time.perf_counter() - start:.1f} s")
 
     def progress(self, what: str, done: int, total: int) -> None:
         if self._bar is not None and self._task is not None:

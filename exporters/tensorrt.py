@@ -91,11 +91,11 @@ def build_engine(
     trt = require(package)
     if not 1 <= batch[0] <= batch[1] <= batch[2]:
         raise SpecError(f"batch={batch} is not 1 <= smallest <= optimal <= largest", fix="for example batch=(1, 8, 32)")
-    targets = _targets(trt, compute_capabilities)
+    wanted = targets(trt, compute_capabilities)
     watch = Watch(on_progress)
     start = time.perf_counter()
     with logger(trt).recording() as records:
-        blob = watch.run(functools.partial(_build, trt, onnx_path, targets, batch, watch, workspace_mib, records))
+        blob = watch.run(functools.partial(_build, trt, onnx_path, wanted, batch, watch, workspace_mib, records))
     if watch.failure is not None:
         raise watch.failure
     if watch.stopped.is_set():
@@ -118,19 +118,19 @@ def _named(trt: ModuleType) -> str:
     return f"{trt.__name__} {trt.__version__}"
 
 
-def _targets(trt: ModuleType, names: Sequence[str]) -> list[Any]:
-    """The package's own values for "8.9" and its like, each once."""
+def targets(trt: ModuleType, names: Sequence[str]) -> list[Any]:
+    """The package's own values for "8.9" and its like, each once. SpecError naming what it builds for otherwise."""
     if not names:
         return []
     if not hasattr(trt, "ComputeCapability"):
-        raise EngineError(
+        raise SpecError(
             f"{_named(trt)} builds for the GPU it runs on, not for compute capability {', '.join(names)}",
-            fix="leave the compute capabilities out, or --to tensorrt-rtx",
+            fix="leave --capability out, or --to tensorrt-rtx",
         )
     members = trt.ComputeCapability.__members__.items()
     known = {f"{match[1]}.{match[2]}": member for name, member in members if (match := _CAPABILITY.fullmatch(name))}
     if unknown := [name for name in names if name not in known]:
-        raise EngineError(
+        raise SpecError(
             f"compute capability {', '.join(unknown)}: {_named(trt)} builds for {', '.join(known)}",
             fix="nvidia-smi --query-gpu=compute_cap --format=csv prints your GPU's; --to tensorrt serves the others",
         )

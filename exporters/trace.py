@@ -23,8 +23,10 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
-    logger.setLevel(level)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def trace(model: nn.Module, input_size: tuple[int, int, int]) -> ir.Model:

@@ -133,7 +133,7 @@ def test_a_failed_build_gives_the_builders_reason(vit: Path) -> None:
 @needs_rtx
 def test_an_unknown_capability_names_the_known_ones(vit: Path) -> None:
     for name in ("9.0", "SM89", "89", "8.9 "):
-        with pytest.raises(EngineError, match=r"8\.6, 8\.9, 12\.0") as caught:
+        with pytest.raises(SpecError, match=r"8\.6, 8\.9, 12\.0") as caught:
             rtx(vit, compute_capabilities=("8.9", name))
         assert f"compute capability {name}:" in caught.value.problem
 

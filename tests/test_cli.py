@@ -1,0 +1,323 @@
+"""The command line: quick to answer, and every bad input a message with its fix, an exit code, and nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+from tiny_vit import TINY, TINY_ARGS
+
+from erq_export import cli
+from erq_export.models.loading import architecture
+
+MODEL = [TINY, *(word for k, v in TINY_ARGS.items() for word in ("--model-arg", f"{k}={v}"))]
+QUICK = ["--bits", "w4a4", "--calib", "4", "--no-pretrained"]
+Erq = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def erq(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Erq:
+    """Runs the command in this process; returns its exit code and everything it printed."""
+
+    def call(*args: Any) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["erq-export", *(str(a) for a in args)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as e:
+            code = int(e.code or 0)
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return call
+
+
+def write_images(folder: Path, n: int, *, size: int = 20) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        Image.fromarray(rng.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "photos", 6)
+
+
+def start(*args: Any) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "erq_export.cli", *(str(a) for a in args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+# ---------------------------------------------------------------- quick to answer
+
+
+def test_help_is_quick_and_loads_neither_torch_nor_onnx() -> None:
+    """Half a second by the clock of the process itself; best of three, the machine is shared."""
+    code = (
+        "import sys, time; start = time.process_time()\n"
+        "sys.argv = ['erq-export', '--help']\n"
+        "from erq_export.cli import app\n"
+        "app(standalone_mode=False)\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'timm', 'numpy', 'rich'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy), 'SECONDS', time.process_time() - start)"
+    )
+    runs = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        runs.append(time.perf_counter() - begin)
+        assert "HEAVY []" in said
+    assert min(runs) < 0.5
+    assert "MODEL --bits w4a4 --to TARGET" in said
+
+
+def test_models_lists_every_short_name(erq: Erq) -> None:
+    code, said = erq("models")
+    assert code == 0
+    assert "vit_small_patch16_224.augreg_in21k_ft_in1k" in said
+    assert "deit_t" in said
+
+
+def test_doctor_says_what_builds_here(erq: Erq) -> None:
+    code, said = erq("doctor")
+    assert code == 0
+    assert "--to onnx        builds here" in said
+
+
+# ---------------------------------------------------------------- bad input, refused before any work
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["vit_z", *QUICK], 2, ("unknown model 'vit_z'", "did you mean vit_")),
+        (["vit_smal_patch16_224", *QUICK], 2, ("vit_small_patch16_224",)),
+        (["vit_small_patch16_224.nonsense", *QUICK], 2, ("unknown pretrained tag",)),
+        ([*MODEL, "--bits", "w1a4"], 2, ("w1a4", "2 to 8 weight bits")),
+        ([*MODEL, "--bits", "w4a2"], 2, ("w4a2", "3 to 8 activation bits")),
+        ([*MODEL, "--bits", "w4"], 2, ("'w4' is not of the form", "--bits w4a4")),
+        ([*MODEL, "--bits", "4/4"], 2, ("'4/4' is not of the form",)),
+        ([*MODEL, *QUICK, "--to", "tensorflow"], 2, ("unknown target 'tensorflow'", "tensorrt")),
+        ([*MODEL, *QUICK, "--method", "qdrop"], 2, ("unknown method 'qdrop'",)),
+        ([*MODEL, *QUICK, "--ridge", "-1"], 2, ("--ridge -1", "positive")),
+        ([*MODEL, *QUICK, "--model-arg", "depth"], 2, ("'depth' is not NAME=VALUE",)),
+        ([*MODEL, *QUICK, "--model-arg", "bananas=3"], 2, ("timm cannot build", "bananas")),
+        ([*MODEL, *QUICK, "--preprocess", "meen=0.5"], 2, ("unknown --preprocess part 'meen'", "mean")),
+        ([*MODEL, *QUICK, "--device", "cuda:9"], 3, ("--device cuda:9", "--device cpu")),
+        ([*MODEL, *QUICK, "--calib", "7"], 2, ("--calib 7 images were asked for", "--calib 6")),
+        (["resnet18", *QUICK], 2, ("no family is known for a ResNet", "vit")),
+        ([*MODEL, *QUICK, "--capability", "1.0", "--to", "tensorrt-rtx"], 2, ("1.0", "8.6")),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_wrong_words(
+    erq: Erq, photos: Path, tmp_path: Path, words: list[str], code: int, says: tuple[str, ...]
+) -> None:
+    if "--capability" in words:
+        pytest.importorskip("tensorrt_rtx")
+    got, said = erq(*words, "--data", photos, "--out", tmp_path / "out")
+    assert got == code, said
+    assert "fix: " in said
+    for text in says:
+        assert text in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
+
+
+def test_data_that_is_missing_empty_or_unnamed(erq: Erq, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for data, says in (
+        (["--data", tmp_path / "nowhere"], "there is no folder"),
+        (["--data", tmp_path / "empty"], "no image below"),
+        ([], "--data DIR"),
+    ):
+        code, said = erq(*MODEL, *QUICK, *data, "--out", tmp_path / "out")
+        assert code == 2
+        assert says in said
+    assert [p.name for p in tmp_path.iterdir()] == ["empty"]
+
+
+def test_one_corrupt_image_is_named(erq: Erq, photos: Path, tmp_path: Path) -> None:
+    (photos / "3.png").write_bytes((photos / "3.png").read_bytes()[:300])
+    code, said = erq(*MODEL, *QUICK, "--calib", "6", "--data", photos, "--out", tmp_path / "out")
+    assert code == 2
+    assert "3.png" in said
+    assert "repair or remove" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_other_shapes(erq: Erq, photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(architecture(TINY, TINY_ARGS | {"num_classes": 7}).state_dict(), path)
+    words = [*MODEL, "--bits", "w4a4", "--calib", "4", "--checkpoint", path, "--data", photos]
+    code, said = erq(*words, "--out", tmp_path / "out")
+    assert code == 2
+    assert "head.weight: 7×32 in the file, 5×32 in the model" in said
+    assert "--model-arg num_classes=7" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_holds_something(erq: Erq, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "run.json").write_text("{}")
+    code, said = erq(*MODEL, *QUICK, "--data", photos, "--out", out)
+    assert code == 2
+    assert "holds another run" in said
+    assert "--overwrite" in said
+    assert (out / "run.json").read_text() == "{}"
+
+
+def test_an_output_that_cannot_be_written(erq: Erq, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, said = erq(*MODEL, *QUICK, "--data", photos, "--out", tmp_path / "file" / "out")
+    assert code == 2
+    assert "cannot write" in said
+    assert "--out" in said
+
+
+def test_tensorrt_where_it_is_missing_is_refused_within_two_seconds(photos: Path, tmp_path: Path) -> None:
+    begin = time.perf_counter()
+    process = start("vit_s", "--bits", "w4a4", "--to", "tensorrt", "--data", photos, "--out", tmp_path / "out")
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert time.perf_counter() - begin < 2
+    assert "--to tensorrt-rtx" in said
+    assert "erq-export build OUT --to tensorrt" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_pretrained_weights_that_cannot_be_had(
+    erq: Erq, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("erq_export.models.loading._hub_answers", lambda: False)
+    monkeypatch.setattr("erq_export.models.loading._cached", lambda repository: False)
+    code, said = erq("vit_t", "--bits", "w4a4", "--data", photos, "--calib", "4", "--out", tmp_path / "out")
+    assert code == 3
+    for text in ("neither in timm's cache nor", "--checkpoint FILE", "timm's cache", "--no-pretrained"):
+        assert text in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_run(erq: Erq, tmp_path: Path) -> None:
+    for command in ("build", "validate", "inspect"):
+        code, said = erq(command, tmp_path)
+        assert code == 2
+        assert "cannot read" in said
+
+
+def test_ctrl_c_in_the_middle_leaves_nothing_half_written(photos: Path, tmp_path: Path) -> None:
+    deep = ["--model-arg", "depth=400"]  # long enough to be interrupted while it calibrates
+    process = start(*MODEL, *deep, *QUICK, "--data", photos, "--out", tmp_path / "out")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("calibrate"):
+            break
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert [p.name for p in tmp_path.iterdir()] == ["photos"]
+
+
+# ---------------------------------------------------------------- the main job, on a tiny model
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of both graphs with labelled images; TensorRT-RTX where it is installed."""
+    folder = tmp_path_factory.mktemp("run")
+    write_images(folder / "photos", 6)
+    for label in ("ant", "bee"):
+        write_images(folder / "val" / label, 3)
+    words = [*MODEL, *QUICK, "--to", "onnx", "--to", "tensorrt-rtx", "--capability", "8.9", "--ridge", "100"]
+    words += ["--data", folder / "photos", "--val", folder / "val", "--compare", "w3a4", "--seeds", "2"]
+    process = start(*words, "--out", folder / "out")
+    said, _ = process.communicate(timeout=300)
+    (folder / "said.txt").write_text(said)
+    assert process.returncode == 0, said
+    return folder
+
+
+def test_a_run_leaves_what_the_readme_says(finished: Path) -> None:
+    out = finished / "out"
+    assert {p.name for p in out.iterdir()} == {
+        "run.json", "bundle", "onnx", "tensorrt-rtx", "report.json", "report.md",
+    }  # fmt: skip
+    assert {p.name for p in (out / "tensorrt-rtx" / "engine").iterdir()} == {
+        "model.engine", "plan.txt", "build.log", "engine.json",
+    }  # fmt: skip
+    assert not list(finished.rglob(".*"))
+
+
+def test_random_weights_are_the_reports_first_words(finished: Path) -> None:
+    first = (finished / "out" / "report.md").read_text().splitlines()[0]
+    assert first.startswith("Random weights")
+    assert "means nothing" in first
+
+
+def test_the_report_holds_what_was_measured(finished: Path) -> None:
+    report = json.loads((finished / "out" / "report.json").read_text())
+    assert report["format"] == 1
+    assert report["problems"] == []
+    assert [row["bits"] + row["method"] for row in report["comparison"]] == ["w4a4rtn", "w4a4erq", "w3a4rtn", "w3a4erq"]
+    assert all(len(row["top1_onnx"]["all"]) == 2 for row in report["comparison"])
+    assert set(report["accuracy"]["top1"]) == {"float", "reference", "onnx", "tensorrt-rtx"}
+    assert {s["name"] for s in report["stages"]} >= {"load", "calibrate", "export", "build tensorrt-rtx", "parity"}
+    assert all(s["wall_s"] >= 0 and s["peak_mib"] > 0 for s in report["stages"])
+    engine = report["targets"]["tensorrt-rtx"]["engine"]
+    claims = report["targets"]["tensorrt-rtx"]["claims"]
+    assert engine["plan"]["int8_gemm"] == claims["int8_gemm"] == len(report["layers"]) == 10
+    assert set(engine["precision"].values()) == {"int8"}
+    assert set(report["targets"]["onnx"]["executed"].values()) == {"MatMulIntegerToFloat"}
+    assert any("compiled, not run" in text for text in report["not_verified"])
+
+
+def test_stages_run_again_from_their_artifacts(finished: Path, erq: Erq) -> None:
+    out = finished / "out"
+    before = (out / "onnx" / "model.onnx").read_bytes()
+    code, said = erq("build", out, "--to", "onnx")
+    assert code == 0, said
+    assert (out / "onnx" / "model.onnx").read_bytes() == before
+    code, said = erq("validate", out)
+    assert code == 0, said
+    code, said = erq("inspect", out)
+    assert code == 0
+    assert "w4a4" in said
+    assert "model.engine" in said
+
+
+def test_the_accuracy_gate(erq: Erq, finished: Path, tmp_path: Path) -> None:
+    """Random weights at w2a3 differ from themselves in float; a drop below -100 points is demanded to be certain."""
+    words = [*MODEL, "--bits", "w2a3", "--calib", "4", "--no-pretrained", "--data", finished / "photos"]
+    words += ["--val", finished / "val", "--max-drop", "-101", "--out", tmp_path / "out"]
+    code, said = erq(*words)
+    assert code == 4, said
+    assert "--max-drop" in said
+    assert (tmp_path / "out" / "report.json").exists()
+
+
+def test_a_new_run_replaces_the_old_one_when_asked(erq: Erq, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = [*MODEL, "--calib", "4", "--no-pretrained", "--data", finished / "photos", "--out", out]
+    assert erq(*words, "--bits", "w4a4")[0] == 0
+    assert erq(*words, "--bits", "w8a8", "--overwrite")[0] == 0
+    assert json.loads((out / "bundle" / "bundle.json").read_text())["spec"]["bits"] == "w8a8"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
