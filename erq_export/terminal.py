@@ -13,6 +13,7 @@ from rich.table import Table
 from erq_export.artifacts import OutputFolder
 
 LINE_EVERY_S = 10.0
+LOG_WIDTH = 160
 
 
 class Terminal:
@@ -20,6 +21,8 @@ class Terminal:
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = LOG_WIDTH
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last = 0.0

@@ -12,7 +12,7 @@ from erq_export.affine import fake_quantize
 from erq_export.bundle import Bundle
 from erq_export.calibrate import loop
 from erq_export.calibrate.data import CalibrationSet
-from erq_export.calibrate.erq import Erq, ridges
+from erq_export.calibrate.erq import Erq
 from erq_export.calibrate.loop import CHUNK, PATCH_BITS, calibrate
 from erq_export.calibrate.method import Problem, Solution
 from erq_export.calibrate.moments import Moments
@@ -313,13 +313,6 @@ def test_constant_channels_fit_a_float16_graph(images: CalibrationSet) -> None:
 def test_a_layer_without_a_bias_gets_one_and_uses_it(images: CalibrationSet) -> None:
     bundle = calibrated_bundle(tiny_vit(qkv_bias=False), images, tiny_spec())
     assert float(bundle.layers["blocks.0.attn.qkv"].bias.abs().max()) > 0
-
-
-def test_the_ridge_of_each_role() -> None:
-    """erq.md 7.3 and 8.2: 0.1 λ on sums; λ at the patch embedding; 0.1 for the head's Aqer, not for its Wqer."""
-    assert ridges("qkv", 1e4) == ridges("fc2", 1e4) == (1e3, 1e3)
-    assert ridges("patch", 1e4) == (1e4, 1e4)
-    assert ridges("head", 1e4) == (0.1, 1e3)
 
 
 def test_the_bias_and_the_grid_of_a_solution_are_what_is_stored(

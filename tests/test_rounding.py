@@ -209,6 +209,15 @@ def test_independent_inputs_are_best_rounded_to_nearest() -> None:
         assert torch.equal(rule(W, grid, M, UNBOUNDED), fake_quantize(W, grid))
 
 
+def test_an_equal_loss_is_a_success_for_the_paper_and_no_gain_for_us() -> None:
+    """Half a step from both neighbours: the published rule goes to and fro until its limit (erq.md 9.2)."""
+    one = torch.ones(1, 1)
+    grid = Grid(scale=one, qmin=-4 * one, qmax=3 * one)
+    W, M = torch.tensor([[0.5]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    assert [float(paper(W, grid, M, limit)) for limit in range(5)] == [0, 1, 0, 1, 0]
+    assert [float(flip(W, grid, M, limit)) for limit in range(5)] == [0, 0, 0, 0, 0]
+
+
 def test_two_equal_inputs_share_their_rounding_error() -> None:
     """x₁ = x₂: 0.4 + 0.4 steps are best rounded to 1 + 0, which nearest cannot see."""
     one = torch.ones(1, 1)

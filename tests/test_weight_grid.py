@@ -63,7 +63,8 @@ def test_every_row_takes_its_best_percentile(bits: int) -> None:
 @BITS
 def test_codes_fit_int8_with_zero_point_zero(bits: int, rules: GridRules) -> None:
     W = weights()
-    W[0], W[1] = W[0].abs(), -W[1].abs()  # ranges that end at 0
+    W[0] = 20 * W[0].abs().max() + W[0]  # a range far above 0, which must still hold it
+    W[1] = -20 * W[1].abs().max() + W[1]
     grid = weight_grid(W, bits=bits, rules=rules)
     assert float(grid.qmin.min()) >= -128
     assert float(grid.qmax.max()) <= 127
@@ -127,6 +128,15 @@ def test_dead_and_constant_rows_are_represented(bits: int, rules: GridRules) -> 
     x_hat = fake_quantize(W, grid)
     assert torch.equal(x_hat[0], W[0])
     assert torch.allclose(x_hat, W, rtol=2.0**-11 + (1 / 127 if bits == 8 else 0), atol=0)
+
+
+def test_the_first_of_equal_percentiles_is_taken() -> None:
+    """2 bits hold −3, 12, 18 as 0, 10, 15 in steps of 5 and as 0, 14, 21 in steps of 7: off by 3, 2, 3 either way."""
+    W = torch.tensor([[-3.0, 12.0, 18.0]], dtype=torch.float64)
+    for percentiles, scale in (((0.75, 1.0), 5), ((1.0, 0.75), 7)):
+        grid = weight_grid(W, bits=2, rules=CPU, percentiles=percentiles)
+        assert float(squared_error(W, grid)) == 22
+        assert float(grid.scale) == scale
 
 
 def test_no_percentile_is_a_fault() -> None:
