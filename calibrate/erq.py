@@ -3,23 +3,39 @@
 Letters:  W (n, K) weight with the bias as last column;  λ the paper's ridge;  G, D, N the layer's moments
 """
 
+from functools import partial
+
 from erq_export.affine import quantize
 from erq_export.models.family import Role
+from erq_export.spec import QuantSpec
 
 from .aqer import weight_shift
 from .method import Problem, Solution
+from .mipq import mipq
 from .ridge import Ridge
-from .rounding import REFINEMENTS
+from .rounding import REFINEMENTS, Refinement
+from .row_steps import refine_rows
 from .weight_grid import weight_grid
 from .wqer import quantize_columns
 
 
-def ridges(role: Role, λ: float) -> tuple[float, float]:
+def ridges(role: Role, λ: float, λ_head: float | None = None) -> tuple[float, float]:
     """(Aqer, Wqer): what is added to the diagonal of the summed Gram matrix (erq.md 7.3, 8.2, behaviour of the authors'
-    code): 0.1 λ; the patch embedding λ; the head, whose N rows are fewer than its columns, 0.1 in Aqer."""
+    code): 0.1 λ; the patch embedding λ; the head, whose N rows are fewer than its columns, 0.1 λ_head in Aqer.
+
+    The published λ_head is 1. It lets the head learn its 32 rows by heart; with λ_head = λ, the default, the logits of
+    images it has not seen are closer to the float model's (docs/beyond-the-paper.md).
+    """
     if role == "patch":
         return λ, λ
-    return (0.1 if role == "head" else 0.1 * λ), 0.1 * λ
+    return 0.1 * (λ_head if role == "head" and λ_head is not None else λ), 0.1 * λ
+
+
+def refinement(spec: QuantSpec) -> Refinement:
+    """The rounding rule the spec names; `mipq` with its block and its time limit."""
+    if spec.rounding == "mipq":
+        return partial(mipq, columns=spec.mipq_columns, seconds=spec.mipq_seconds)
+    return REFINEMENTS[spec.rounding]
 
 
 class Erq:
@@ -30,16 +46,19 @@ class Erq:
 
     def solve(self, problem: Problem) -> Solution:
         spec, moments, k = problem.spec, problem.moments, problem.weight.shape[1]
-        for_inputs, for_weights = ridges(problem.role, spec.ridge)
+        for_inputs, for_weights = ridges(problem.role, spec.ridge, spec.head_ridge)
         ridge = Ridge(moments.G, for_inputs)
         W = problem.augmented  # (n, K)
-        W = W + weight_shift(W, moments.D, ridge)
+        W = wanted = W + weight_shift(W, moments.D, ridge)
         if for_weights != for_inputs:
             ridge = Ridge(moments.G, for_weights)
         grid = weight_grid(W[:, :k], bits=problem.w_bits, rules=spec.rules)
-        refine = REFINEMENTS[spec.rounding]
+        refine = refinement(spec)
         W = quantize_columns(W, moments.G, moments.n_rows, grid, ridge, k=k, refine=refine, limit=spec.flips)
-        return Solution(q=quantize(W[:, :k], grid), grid=grid, bias=W[:, k])
+        q, bias = quantize(W[:, :k], grid), W[:, k]
+        if spec.row_steps:
+            q, bias = refine_rows(q, grid, wanted, moments.G, for_weights, spec.row_steps)
+        return Solution(q=q, grid=grid, bias=bias)
 
 
 METHOD = Erq()

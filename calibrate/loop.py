@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from erq_export import __version__
 from erq_export.affine import Grid, fake_quantize, quantize
 from erq_export.bundle import Bundle
+from erq_export.meter import Phases
 from erq_export.models.family import Site, Stage, submodule
 from erq_export.models.loading import Loaded
 from erq_export.quantized import QuantizedLayer, install
@@ -34,13 +35,22 @@ PATCH_BITS = 8  # of the image at the patch embedding, whatever the other activa
 
 
 def calibrate(
-    loaded: Loaded, data: CalibrationSet, spec: QuantSpec, *, device: torch.device, progress: Progress
+    loaded: Loaded,
+    data: CalibrationSet,
+    spec: QuantSpec,
+    *,
+    device: torch.device,
+    progress: Progress,
+    phases: Phases | None = None,
 ) -> Bundle:
     """Find the integers of every quantized layer. Consumes `loaded.model`: it becomes the quantized model.
+
+    `phases` collects the seconds spent on ranges, on moments (the forward passes are in both) and in the solver.
 
     Bounded memory: the model, the hidden state of the calibration set, one stage's moments. SpecError where a layer's
     system cannot be solved; MachineError never: the device is the caller's choice.
     """
+    phases = Phases() if phases is None else phases
     method: Method = resolve("method", spec.method, METHODS)
     torch.backends.cuda.matmul.allow_tf32 = False
     model, stages = loaded.model.to(device), loaded.stages
@@ -49,12 +59,15 @@ def calibrate(
     hidden: Sequence[Tensor] = [chunk.to(device) for chunk in data.pixels.split(CHUNK)]
     for i, stage in enumerate(stages):
         progress(stage.name, i, len(stages))
-        grids = input_grids(model, stage, hidden, spec, reparameterize=method.reparameterize)
-        moments, hidden = stage_moments(model, stage, hidden, grids)
+        with phases("ranges"):
+            grids = input_grids(model, stage, hidden, spec, reparameterize=method.reparameterize)
+        with phases("moments"):
+            moments, hidden = stage_moments(model, stage, hidden, grids)
         for site in stage.sites:
             linear = cast(nn.Linear, submodule(model, site.path, nn.Linear))
             problem = layer_problem(linear, moments.pop(site.path), site, spec)
-            solution = method.solve(problem)
+            with phases("solver"):
+                solution = method.solve(problem)
             layer = assemble(solution, grids[site.path], w_bits=problem.w_bits, a_bits=act_bits(site, spec))
             layers[site.path] = layer
             statistics[site.path] = layer_statistics(problem, solution)

@@ -14,7 +14,7 @@ from torch import Tensor
 from erq_export.affine import Grid, asymmetric_grid, fake_quantize, snap_to_half, symmetric_grid
 from erq_export.targets import GridRules
 
-SMALLEST_STEP = 2.0**-12  # of a channel's largest value: a constant channel keeps a zero point that float32 holds
+SMALLEST_STEP = 2.0**-20  # of a channel's largest value: float32 holds the zero point of a constant channel exactly
 
 PERCENTILES = (0.999, 0.9999, 0.99999)  # RepQ-ViT's grid, used by ERQ for activations
 

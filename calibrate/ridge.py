@@ -25,6 +25,12 @@ class Ridge:
                 fix="a larger --ridge, or more calibration images",
             )
 
+    @property
+    def factor(self) -> Tensor:
+        """U (K, K), upper triangular."""
+        U: Tensor = self._L.flip(0, 1)
+        return U
+
     def solve(self, B: Tensor) -> Tensor:
         """A_RR⁻¹ B for the trailing block R with len(B) columns: B (r, m) → (r, m), two triangular solves."""
         L = self._L[: len(B), : len(B)]

@@ -16,6 +16,7 @@ Rounding = Callable[[Tensor], Tensor]
 
 SMALLEST_NORMAL_HALF = 2.0**-14
 SMALLEST_HALF = 2.0**-24
+LARGEST_HALF = 65504.0
 SMALLEST_SCALE = 1e-12  # a dead channel has range 0; any positive scale represents it exactly
 
 
@@ -74,7 +75,7 @@ def symmetric_grid(lo: Tensor, hi: Tensor, bits: int, *, snap: Callable[[Tensor]
 
 def snap_to_half(scale: Tensor) -> Tensor:
     """The nearest scale that float16 holds exactly, so float32 and float16 graphs share one grid. Any shape."""
-    return scale.half().float().clamp_min(SMALLEST_NORMAL_HALF)
+    return scale.clamp(SMALLEST_NORMAL_HALF, LARGEST_HALF).half().float()
 
 
 def snap_to_ratio(scale: Tensor, s0: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from erq_export.registry import unknown
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
+SMALLEST_STD = 1e-6  # of pixels in [0, 1]; float32 would turn much less into infinite values
 CROP_MODES = ("center", "squash", "border")
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # modes of 16-bit grey images
 
@@ -58,7 +59,7 @@ class Preprocess:
         channels = merged["input_size"][0]
         for name in ("mean", "std"):
             values = merged[name] if isinstance(merged[name], Sequence) else (merged[name],)
-            if len(values) != channels or not all(_number(v) and (name == "mean" or v > 0) for v in values):
+            if len(values) != channels or not all(_number(v) and (name == "mean" or v > SMALLEST_STD) for v in values):
                 raise SpecError(
                     f"--preprocess {name}={merged[name]} is not {channels} numbers{' above 0' if name == 'std' else ''}",
                     fix=f"one for each input channel: --preprocess {name}={','.join(['0.5'] * channels)}",

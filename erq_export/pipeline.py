@@ -12,6 +12,7 @@ import torch
 from erq_export import __version__
 from erq_export.artifacts import OutputFolder, staged, write_json, write_text
 from erq_export.bundle import Bundle, fingerprint
+from erq_export.calibrate.budget import budget
 from erq_export.calibrate.data import calibration_set, check_enough
 from erq_export.calibrate.loop import calibrate
 from erq_export.errors import MachineError
@@ -63,6 +64,7 @@ def run(job: Job, ui: Ui, *, overwrite: bool = False) -> dict[str, Any]:
     with it.stage("load"):
         loaded = load(job.model, seed=job.quant.seed)
         data = calibration_set(images, loaded.identity.preprocess, n=job.quant.calib, seed=job.quant.seed)
+    ui.note(budget(loaded, job.quant.calib).says())
     with it.stage("calibrate"):
         bundle = calibrate(loaded, data, job.quant, device=device, progress=ui.progress)
         with staged(it.out.path) as folder:

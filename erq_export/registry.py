@@ -9,6 +9,8 @@ from erq_export.errors import SpecError
 
 METHODS: dict[str, str] = {
     "erq": "erq_export.calibrate.erq:METHOD",
+    "gptq": "erq_export.calibrate.gptq:METHOD",
+    "repq": "erq_export.calibrate.repq:METHOD",
     "rtn": "erq_export.calibrate.rtn:METHOD",
 }
 

@@ -1,5 +1,6 @@
 """What is wanted: frozen, keyword-only, validated at birth; the command line is generated from the defaults here."""
 
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -8,7 +9,9 @@ from erq_export.errors import SpecError
 from erq_export.registry import METHODS, unknown
 from erq_export.targets import GridRules, grid_rules
 
-REFINEMENTS = ("flip", "paper", "none")
+REFINEMENTS = ("flip", "paper", "none", "mipq")
+MIPQ_COLUMNS = range(1, 21)
+GPTQ_ORDERS = ("natural", "activation")
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(3, 9)
 
@@ -71,8 +74,24 @@ class QuantSpec:
     ridge: float = option(1e4, "the paper's λ = λ₁ = λ₂; 0.1·λ is added to the summed Gram matrix")
     rounding: str = option("flip", "rounding refinement: " + ", ".join(REFINEMENTS))
     flips: int = option(100, "most flips per weight row and round (the paper's T)")
+    mipq_columns: int = option(
+        8, "--rounding mipq, for ablations on small models (hours): columns per program, up to 20"
+    )
+    mipq_seconds: float = option(1.0, "--rounding mipq: time limit of each program, of which a layer has thousands")
+    gptq_damping: float = option(0.01, "gptq: added to the Gram matrix's diagonal, as a share of its mean")
+    gptq_block: int = option(128, "gptq: columns whose errors are handed on together; changes time, not the result")
+    gptq_order: str = option(
+        "natural", "gptq: columns as they are, or strongest inputs first: " + ", ".join(GPTQ_ORDERS)
+    )
+
+    head_ridge: float | None = option(None, "erq: λ of the head's activation step (default: --ridge; 1: as published)")
+    row_steps: int = option(100, "erq: most steps per row after the last half, beyond the paper (0: off, as published)")
 
     def __post_init__(self) -> None:
+        if self.head_ridge is not None and not self.head_ridge > 0:
+            raise SpecError(f"--head-ridge {self.head_ridge}", fix="a positive number; 1 is the published method")
+        if self.row_steps < 0:
+            raise SpecError(f"--row-steps {self.row_steps}", fix="0 or more; 0 is the published method")
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS)
         if self.rounding not in REFINEMENTS:
@@ -83,6 +102,16 @@ class QuantSpec:
             raise SpecError(f"--ridge {self.ridge}", fix="a positive number; the paper uses 1e4 (DeiT-T 1e3)")
         if self.flips < 0:
             raise SpecError(f"--flips {self.flips}", fix="0 or more; the paper uses 100")
+        if self.mipq_columns not in MIPQ_COLUMNS:
+            raise SpecError(f"--mipq-columns {self.mipq_columns}", fix="1 to 20; 8 take 0.05 s a program, 16 seconds")
+        if not 0 < self.mipq_seconds < math.inf:
+            raise SpecError(f"--mipq-seconds {self.mipq_seconds}", fix="a positive number of seconds")
+        if not self.gptq_damping > 0:
+            raise SpecError(f"--gptq-damping {self.gptq_damping}", fix="a positive number; GPTQ uses 0.01")
+        if self.gptq_block < 1:
+            raise SpecError(f"--gptq-block {self.gptq_block}", fix="at least 1 column; GPTQ uses 128")
+        if self.gptq_order not in GPTQ_ORDERS:
+            raise unknown("GPTQ column order", self.gptq_order, GPTQ_ORDERS)
         _ = self.rules  # refuses unknown targets
 
     @property

@@ -12,6 +12,7 @@ from erq_export.quantized import MARKER
 from .graph import Editor, value_of
 
 MOVEMENT = {"Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Gather", "Split", "Expand", "Identity", "Flatten"}
+MOVEMENT |= {"Concat", "Pad"}  # the roll of shifted windows; zeros beside them
 ISLANDS = {"LayerNormalization"}
 F16, F32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 FLOATS = (F16, F32)

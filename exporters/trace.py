@@ -11,6 +11,8 @@ from torch import nn
 
 from erq_export.errors import EngineError
 
+from .graph import Editor, value_of
+
 OPSET = 21  # the first with int4 Q/DQ; 23 would turn attention into one operator that no backend runs in integers
 INPUT, OUTPUT = "pixels", "logits"
 
@@ -53,4 +55,14 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> ir.Model:
             ) from e
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
+    drop_empty_pads(program.model)
     return program.model
+
+
+def drop_empty_pads(model: ir.Model) -> None:
+    """Remove every Pad that adds nothing: windows that fit leave one a block, and ONNX Runtime copies for each."""
+    editor = Editor(model)
+    for node in [node for node in model.graph if node.op_type == "Pad"]:
+        x, pads = node.inputs[:2]
+        if x is not None and pads is not None and pads.is_initializer() and not value_of(pads).any():
+            editor.replace(node, x)

@@ -58,10 +58,11 @@ def read_aloud(rows: Rows, for_inputs: float, for_weights: float, refinement: st
 
 
 def test_the_ridge_of_each_role() -> None:
-    """erq.md 7.3 and 8.2: 0.1 λ on sums; λ at the patch embedding; 0.1 for the head's Aqer, not for its Wqer."""
+    """erq.md 7.3 and 8.2: 0.1 λ on sums; λ at the patch embedding; published, 0.1 for the head's Aqer, not for its Wqer."""
     expected: dict[Role, tuple[float, float]] = {"patch": (1e4, 1e4), "head": (0.1, 1e3)}
     for role in ROLES:
-        assert ridges(role, 1e4) == expected.get(role, (1e3, 1e3))
+        assert ridges(role, 1e4, 1.0) == expected.get(role, (1e3, 1e3))
+    assert ridges("head", 1e4) == (1e3, 1e3)
 
 
 @pytest.mark.parametrize("refinement", REFINEMENTS)
@@ -70,8 +71,8 @@ def test_the_ridge_of_each_role() -> None:
 def test_erq_is_aqer_then_a_grid_then_wqer(seed: int, role: Role, refinement: str) -> None:
     """Integers equal, the bias to 1e-8: it has been through two solves of condition < 1e6 and every round's."""
     rows = layer_rows(seed=seed)
-    solution = ERQ.solve(problem(rows, role, rounding=refinement))
-    grid, literal = read_aloud(rows, *ridges(role, RIDGE), refinement)
+    solution = ERQ.solve(problem(rows, role, rounding=refinement, row_steps=0, head_ridge=1.0))
+    grid, literal = read_aloud(rows, *ridges(role, RIDGE, 1.0), refinement)
     for name in ("scale", "qmin", "qmax"):
         assert torch.equal(getattr(solution.grid, name), getattr(grid, name))
     assert torch.equal(dequantize(solution.q, solution.grid), literal.W[:, :-1])
@@ -85,7 +86,9 @@ def test_each_step_lowers_the_error(seed: int) -> None:
     whole, blind = problem(rows), problem(rows)
     blind.moments.D.zero_()
     erq, wqer_only, rtn = ERQ.solve(whole), ERQ.solve(blind), RTN.solve(whole)
+    published = ERQ.solve(problem(rows, row_steps=0))
     without_bias = Solution(q=erq.q, grid=erq.grid, bias=whole.bias)
+    assert error(rows, erq) < error(rows, published)
     assert error(rows, erq) < error(rows, wqer_only) < error(rows, rtn)
     assert error(rows, erq) < error(rows, without_bias)
 

@@ -1,5 +1,6 @@
 """Images are found, read, labelled and preprocessed as said; what cannot be read is named."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -271,8 +272,11 @@ def test_too_few_images_say_how_many_there_are(folder: Path) -> None:
 
 
 def test_pixels_that_are_not_finite_are_refused(folder: Path) -> None:
-    """A std so small that float32 overflows; and NaN never becomes a part of the preprocessing at all."""
+    """A std so small that float32 overflows, past what the preprocessing itself refuses."""
+    tiny = dataclasses.replace(preprocess(), std=(1e-39, 1.0, 1.0))
     with pytest.raises(DataError, match="NaN or infinity"):
-        calibration_set(ImageFolder(folder), preprocess(std=(1e-39, 1.0, 1.0)), n=2, seed=0)
+        calibration_set(ImageFolder(folder), tiny, n=2, seed=0)
+    with pytest.raises(SpecError, match="std"):
+        preprocess(std=(1e-39, 1.0, 1.0))
     with pytest.raises(SpecError, match="mean"):
         preprocess(mean=(float("nan"), 0.0, 0.0))

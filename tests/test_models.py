@@ -136,7 +136,7 @@ def test_patch_tokens_are_the_convolution(
     ("name", "args", "names"),
     [
         ("resnet18", {}, "ResNet"),
-        ("swin_tiny_patch4_window7_224", {"embed_dim": 24, "depths": (1, 1), "num_heads": (1, 2)}, "SwinTransformer"),
+        ("swinv2_tiny_window8_256", {"embed_dim": 24, "depths": (1, 1), "num_heads": (1, 2)}, "a SwinTransformerV2"),
         (
             "deit_tiny_distilled_patch16_224",
             {"embed_dim": 32, "depth": 1, "num_heads": 2},

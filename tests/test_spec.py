@@ -68,6 +68,13 @@ def test_a_spec_survives_json() -> None:
         ridge=12.5,
         rounding="paper",
         flips=0,
+        head_ridge=3.0,
+        row_steps=7,
+        mipq_columns=12,
+        mipq_seconds=0.5,
+        gptq_damping=0.1,
+        gptq_block=64,
+        gptq_order="activation",
     )
     for field in dataclasses.fields(QuantSpec):  # each is put to the test
         assert getattr(changed, field.name) != getattr(spec(), field.name)
@@ -94,6 +101,15 @@ def test_json_with_fields_of_another_version_is_refused() -> None:
         ({"ridge": -1.0}, "positive"),
         ({"ridge": math.nan}, "positive"),
         ({"flips": -1}, "0 or more"),
+        ({"mipq_columns": 0}, "1 to 20"),
+        ({"mipq_columns": 21}, "1 to 20"),
+        ({"mipq_seconds": 0.0}, "positive"),
+        ({"mipq_seconds": math.nan}, "positive"),
+        ({"mipq_seconds": math.inf}, "positive"),
+        ({"gptq_damping": 0.0}, "positive"),
+        ({"gptq_damping": math.nan}, "positive"),
+        ({"gptq_block": 0}, "at least 1"),
+        ({"gptq_order": "actvation"}, "did you mean activation"),
     ],
 )
 def test_what_is_out_of_bounds_is_refused_with_a_way_out(change: dict[str, Any], says: str) -> None:
@@ -132,13 +148,17 @@ def test_a_name_like_no_other_is_answered_with_all_there_are() -> None:
     with pytest.raises(SpecError) as caught:
         resolve("method", "zzzzzz", METHODS)
     assert caught.value.fix == f"one of: {', '.join(sorted(METHODS))}"
-    assert nearest("erqq", METHODS) == ["erq"]
+    assert nearest("erqq", METHODS, n=1) == ["erq"]
 
 
 def test_refinements_of_the_spec_are_those_there_are() -> None:
     from erq_export.calibrate import rounding
+    from erq_export.calibrate.erq import refinement
 
-    assert set(REFINEMENTS) == set(rounding.REFINEMENTS)
+    assert set(REFINEMENTS) == {*rounding.REFINEMENTS, "mipq"}
+    for name in REFINEMENTS:
+        rule = refinement(spec(rounding=name))
+        assert rule is rounding.REFINEMENTS.get(name, rule)
 
 
 def test_every_error_has_its_own_meaning() -> None:

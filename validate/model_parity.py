@@ -29,7 +29,7 @@ from .runners import Runner, TorchRunner
 FACTOR = 3.0  # of the floor: error / floor was about 1 and at most 1.9 in 240 batches of 2 or 4 digits, both carriers
 DRAWS = 5
 FLOAT_E, HALF_E = 1e-6, 2.0**-11  # what stands between two layers adds up to about 1e-7 in float32, 3e-4 in float16
-LARGEST_E = 1e-3
+LARGEST_E = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def noise_floor(
 ) -> NoiseFloor:
     """Median over `draws` seeded perturbations of the reference, whose undisturbed `logits` are given.
 
-    e grows tenfold, to at most 1e-3, until the median is above 0: with too small an e no code crosses an edge and the
+    e grows tenfold, to at most 1e-2, until the median is above 0: with too small an e no code crosses an edge and the
     floor says nothing (qdq.md, trap 18).
     """
     runner = _runner(reference)

@@ -8,6 +8,7 @@ from erq_export.registry import resolve
 
 FAMILIES: dict[str, str] = {
     "vit": "erq_export.models.vit:FAMILY",
+    "swin": "erq_export.models.swin:FAMILY",
 }
 
 

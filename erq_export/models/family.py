@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 import torch
+from timm.layers import Format
 from torch import Tensor, nn
 
 from erq_export.errors import SpecError
@@ -56,19 +57,20 @@ def not_understood(path: str, module: nn.Module, *, family: str) -> SpecError:
     """The refusal for a module that a family does not know how to quantize."""
     return SpecError(
         f"{path} is a {type(module).__name__}, which the {family} family does not know",
-        fix="use a model of plain timm ViT or DeiT blocks (erq-export models lists them), or add the family",
+        fix="use a model of plain timm ViT, DeiT or Swin blocks (erq-export models lists them), or add the family",
     )
 
 
 class PatchTokens(nn.Module):
-    """Patch embedding with stride = kernel as one matrix product: (B, C, H, W) → (B, H/p·W/p, D).
+    """Patch embedding with stride = kernel as one matrix product: (B, C, H, W) → (B, H/p·W/p, D), or (B, H/p, W/p, D).
 
     The convolution's filters become the rows of a Linear over flattened patches, so that it is quantized, and runs
     in integers, like every other layer.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.Module) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.Module, *, flatten: bool = True) -> None:
         super().__init__()
+        self.flatten = flatten
         self.patch = (conv.kernel_size[0], conv.kernel_size[1])
         out, _, height, width = conv.weight.shape
         self.proj = nn.Linear(conv.in_channels * height * width, out, bias=conv.bias is not None)
@@ -81,7 +83,8 @@ class PatchTokens(nn.Module):
         b, c, h, w = x.shape
         p, q = self.patch
         x = x.reshape(b, c, h // p, p, w // q, q).permute(0, 2, 4, 1, 3, 5)  # (B, H/p, W/q, C, p, q)
-        x = x.reshape(b, (h // p) * (w // q), c * p * q)
+        grid = (h // p * (w // q),) if self.flatten else (h // p, w // q)
+        x = x.reshape(b, *grid, c * p * q)
         out: Tensor = self.norm(self.proj(x))
         return out
 
@@ -89,7 +92,8 @@ class PatchTokens(nn.Module):
 def patch_tokens(path: str, embed: nn.Module, *, family: str) -> PatchTokens:
     """PatchTokens for a timm PatchEmbed; SpecError where its convolution overlaps, pads or dilates."""
     conv = getattr(embed, "proj", None)
-    if not isinstance(conv, nn.Conv2d) or not getattr(embed, "flatten", False):
+    flatten = getattr(embed, "flatten", False)
+    if not isinstance(conv, nn.Conv2d) or not (flatten or getattr(embed, "output_fmt", None) == Format.NHWC):
         raise not_understood(path, embed, family=family)
     plain = conv.stride == conv.kernel_size and conv.padding in ((0, 0), "valid")
     if not (plain and conv.dilation == (1, 1) and conv.groups == 1):
@@ -101,7 +105,7 @@ def patch_tokens(path: str, embed: nn.Module, *, family: str) -> PatchTokens:
             fix=f"--model-arg img_size={size[0] // patch[0] * patch[0]}",
         )
     norm = embed.norm if isinstance(embed.norm, nn.Module) else nn.Identity()
-    return PatchTokens(conv, norm)
+    return PatchTokens(conv, norm, flatten=flatten)
 
 
 def submodule(model: nn.Module, path: str, kind: type[nn.Module]) -> nn.Module:

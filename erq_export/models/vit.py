@@ -43,7 +43,9 @@ class VitFamily:
             raise not_understood(path, block, family=NAME)
         for part, kind in (("attn", Attention), ("mlp", Mlp), ("norm1", nn.LayerNorm), ("norm2", nn.LayerNorm)):
             module = block.get_submodule(part)
-            if not isinstance(module, kind):
+            if not isinstance(module, kind) or (
+                kind is nn.LayerNorm and (module.weight is None or module.bias is None)
+            ):
                 raise not_understood(f"{path}.{part}", module, family=NAME)
         for part in ("attn.norm", "mlp.norm"):
             if not isinstance(block.get_submodule(part), nn.Identity):

@@ -1,0 +1,136 @@
+"""The family of timm's SwinTransformer: Swin v1, shifted windows, relative position bias, patch merging.
+
+Letters:  B images of H × W tokens with C channels;  h heads of d channels;  N tokens a window, w windows an image
+"""
+
+from typing import Any, cast
+
+import timm.models.swin_transformer as timm_swin
+from timm.layers import ClassifierHead, Mlp
+from torch import Tensor, nn
+
+from erq_export.models.family import Site, Stage, not_understood, patch_tokens
+
+NAME = "swin"
+
+
+class WindowAttention(nn.Module):
+    """softmax(q kᵀ/√d + bias) v within each window: (B·w, N, C) → (B·w, N, C).
+
+    timm adds the position bias to 4-D scores and then, where windows are shifted, the mask to 5-D scores. Here both are
+    one constant beside 4-D scores, a shifted image's windows lying among its heads: the form that TensorRT fuses.
+    """
+
+    def __init__(self, attn: timm_swin.WindowAttention, mask: Tensor | None) -> None:
+        super().__init__()
+        self.n_heads, self.scale = attn.num_heads, attn.scale
+        self.d = attn.qkv.out_features // (3 * attn.num_heads)
+        self.qkv, self.proj = attn.qkv, attn.proj
+        bias = attn._get_rel_pos_bias().detach()  # (1, h, N, N)
+        if mask is not None:
+            bias = (bias + mask[:, None]).flatten(0, 1)[None]  # (1, w·h, N, N)
+        self.bias: Tensor
+        self.register_buffer("bias", bias.clone())
+
+    def forward(self, x: Tensor, mask: None = None) -> Tensor:  # noqa: ARG002 - timm's block passes its mask, now None
+        n, h = x.shape[1], self.n_heads
+        w = self.bias.shape[1] // h  # 1 where no mask tells the windows apart
+        qkv = self.qkv(x).reshape(-1, w, n, 3, h, self.d)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)  # (B, w·h, N, d) each
+        scores = q * self.scale @ k.transpose(-2, -1) + self.bias  # (B, w·h, N, N)
+        x = (scores.softmax(-1) @ v).unflatten(1, (w, h))  # (B, w, h, N, d)
+        out: Tensor = self.proj(x.transpose(2, 3).flatten(3).flatten(0, 1))
+        return out
+
+
+class SwinFamily:
+    """norm1 → qkv, norm2 → fc1, merging's norm → reduction; proj, fc2, patch embedding and head have no LayerNorm.
+
+    Roll and window partition move the tokens of norm1 about, which folding does not notice. Padding does: zeros put
+    in after the LayerNorm would have to become another constant. A block that pads therefore keeps its qkv unfolded.
+    """
+
+    name = NAME
+
+    def claims(self, model: nn.Module) -> bool:
+        return type(model) is timm_swin.SwinTransformer
+
+    def input_size(self, model: nn.Module) -> tuple[int, int, int]:
+        embed: Any = model.patch_embed
+        return (embed.proj.in_channels, *embed.img_size)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        swin: Any = model
+        if swin.dynamic_img_size:
+            raise not_understood("patch_embed", swin.patch_embed, family=f"{NAME} (with dynamic_img_size)")
+        swin.patch_embed = patch_tokens("patch_embed", swin.patch_embed, family=NAME)
+        for i, layer in enumerate(swin.layers):
+            self._check_merging(f"layers.{i}.downsample", layer.downsample)
+            for j, block in enumerate(layer.blocks):
+                self._check_block(f"layers.{i}.blocks.{j}", block)
+                block.attn = WindowAttention(block.attn, block.attn_mask)
+                block.attn_mask = None
+        self._check_head(swin.head)
+        return model.eval().requires_grad_(False)
+
+    def _check_merging(self, path: str, merging: nn.Module) -> None:
+        if isinstance(merging, nn.Identity):
+            return
+        if type(merging) is not timm_swin.PatchMerging:
+            raise not_understood(path, merging, family=NAME)
+        _check_parts(path, merging, {"norm": nn.LayerNorm, "reduction": nn.Linear})
+
+    def _check_block(self, path: str, block: nn.Module) -> None:
+        if type(block) is not timm_swin.SwinTransformerBlock:
+            raise not_understood(path, block, family=NAME)
+        parts = {"attn": timm_swin.WindowAttention, "mlp": Mlp, "norm1": nn.LayerNorm, "norm2": nn.LayerNorm}
+        _check_parts(path, block, parts | {"mlp.norm": nn.Identity})
+
+    def _check_head(self, head: nn.Module) -> None:
+        if type(head) is not ClassifierHead or head.use_conv:
+            raise not_understood("head", head, family=NAME)
+        if not head.global_pool.pool_type:
+            raise not_understood("head.global_pool", head.global_pool, family=f"{NAME} (without pooling)")
+
+    def stages(self, model: nn.Module) -> tuple[Stage, ...]:
+        swin: Any = model
+        stages = [Stage(name="embed", forward=swin.patch_embed, sites=(Site(path="patch_embed.proj", role="patch"),))]
+        for i, layer in enumerate(swin.layers):
+            merging = f"layers.{i}.downsample"
+            if not isinstance(layer.downsample, nn.Identity):
+                site = Site(path=f"{merging}.reduction", role="reduction", norm=f"{merging}.norm")
+                stages.append(Stage(name=merging, forward=layer.downsample, sites=(site,)))
+            for j, block in enumerate(layer.blocks):
+                path = f"layers.{i}.blocks.{j}"
+                sites = (
+                    Site(path=f"{path}.attn.qkv", role="qkv", norm=None if _pads(block) else f"{path}.norm1"),
+                    Site(path=f"{path}.attn.proj", role="proj"),
+                    Site(path=f"{path}.mlp.fc1", role="fc1", norm=f"{path}.norm2"),
+                    Site(path=f"{path}.mlp.fc2", role="fc2"),
+                )
+                stages.append(Stage(name=path, forward=block, sites=sites))
+
+        def head(x: Tensor) -> Tensor:
+            return cast(Tensor, swin.forward_head(swin.norm(x)))
+
+        head_sites = () if isinstance(swin.head.fc, nn.Identity) else (Site(path="head.fc", role="head"),)
+        return (*stages, Stage(name="head", forward=head, sites=head_sites))
+
+    def n_attention(self, model: nn.Module) -> int:
+        return sum(isinstance(module, WindowAttention) for module in model.modules())
+
+
+def _check_parts(path: str, parent: nn.Module, parts: dict[str, type[nn.Module]]) -> None:
+    for part, kind in parts.items():
+        module = parent.get_submodule(part)
+        bare = isinstance(module, nn.LayerNorm) and (module.weight is None or module.bias is None)
+        if not isinstance(module, kind) or bare:  # folding writes both parameters of a LayerNorm
+            raise not_understood(f"{path}.{part}", module, family=NAME)
+
+
+def _pads(block: Any) -> bool:
+    """Are the block's H × W tokens no whole number of windows?"""
+    return any(size % window for size, window in zip(block.input_resolution, block.window_size, strict=True))
+
+
+FAMILY = SwinFamily()

@@ -1,0 +1,21 @@
+"""What a calibration says that it will hold, against what it holds."""
+
+from tiny_vit import N_IMAGES, tiny_vit
+
+from erq_export.calibrate.budget import F32, F64, MIB, budget
+
+
+def test_the_parts_are_counted() -> None:
+    """Tiny ViT: hidden state 16 patches + class token × 32, in and out; fc2 has 128 inputs and is the largest layer."""
+    expected = budget(tiny_vit(), N_IMAGES)
+    tokens, dim = 17, 32
+    assert expected.hidden_mib == N_IMAGES * max(2 * tokens * dim, 3 * 16 * 16 + tokens * dim) * F32 / MIB
+    assert expected.moments_mib == 3 * (129**2 + 3 * 33**2) * F64 / MIB
+    assert expected.solver_mib == (2 * 129**2 + 5 * 128 * 32) * F64 / MIB
+
+
+def test_more_images_cost_hidden_state_alone() -> None:
+    few, many = (budget(tiny_vit(), n) for n in (10, 1000))
+    assert many.hidden_mib == 100 * few.hidden_mib
+    assert (many.model_mib, many.moments_mib, many.solver_mib) == (few.model_mib, few.moments_mib, few.solver_mib)
+    assert "MiB" in many.says()
