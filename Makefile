@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/erq-export demo --bits w4a4 --to onnx --to tensorrt-rtx --out $(OUT) --overwrite
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 import torch
 from torch import Tensor
 
+from erq_export.aliases import DEMO_RIDGE
 from erq_export.artifacts import write_json, write_text
 from erq_export.bundle import Bundle
 from erq_export.calibrate.data import CalibrationSet, calibration_set
@@ -41,7 +42,7 @@ ORDER = ("rtn", "repq", "gptq", "erq")
 N_THREADS = 1  # the order of floating-point sums follows it; one also suits a shared machine
 TARGETS = ("onnx", "tensorrt-rtx")  # the grids must suit both
 DEMO = ModelSpec(name="demo")
-BASE = QuantSpec(bits=Bits.parse(BITS[0]), targets=TARGETS)  # everything else as the command line has it
+BASE = QuantSpec(bits=Bits.parse(BITS[0]), targets=TARGETS, ridge=DEMO_RIDGE)  # all else as the command line has it
 VARIED = ("bits", "targets", "method", "calib", "seed")  # fields of the spec that the table or its heading gives
 CPU = torch.device("cpu")
 FIGURES = {"layer_error": "layer error", "logits_error": "logits error", "top1": "top-1 %"}

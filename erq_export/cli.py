@@ -200,7 +200,7 @@ def models() -> None:
     for name, alias in ALIASES.items():
         changed = alias.defaults | alias.preprocess
         click.echo(f"{name:8s} {alias.timm_name:46s} {' '.join(f'{k}={v}' for k, v in changed.items())}".rstrip())
-    click.echo("or any timm name of the vit family, with --model-arg and --checkpoint for your own")
+    click.echo("or any timm name of the vit and swin families, with --model-arg and --checkpoint for your own")
 
 
 @app.command()
