@@ -26,6 +26,7 @@ from erq_export.models.loading import load
 from erq_export.sources import calibration_source, validation_source
 from erq_export.targets import named
 from erq_export.ui import Ui
+from erq_export.validate.chart import draw
 from erq_export.validate.report import markdown
 
 
@@ -163,6 +164,7 @@ def conclude(it: Run, bundle: Bundle, measured: Measured) -> dict[str, Any]:
     report = measured.report(description, bundle)
     write_json(it.out.report, report)
     write_text(it.out.report.with_suffix(".md"), markdown(report))
+    draw(report, it.out.report.with_suffix(".svg"))
     raise_gates(
         it.job,
         engine_problems=measured.engine_problems(),

@@ -1,0 +1,31 @@
+"""One picture of a run: every layer's output error, with its inputs quantized, its weights then rounded, and as solved."""
+
+from pathlib import Path
+from typing import Any
+
+CURVES = {
+    "error_nearest": "weights rounded to nearest",
+    "error": "as solved",
+    "error_inputs": "inputs quantized, weights not",
+}
+SMALLEST = 1e-12  # errors of 0 have no place on a logarithmic axis
+
+
+def draw(report: dict[str, Any], path: Path) -> bool:
+    """Write the picture as SVG; False, and nothing written, where matplotlib (the extra `report`) is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    layers = report["layers"]
+    figure = Figure(figsize=(max(6.0, 0.16 * len(layers)), 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for key, says in CURVES.items():
+        axes.plot([max(layer[key], SMALLEST) for layer in layers], marker=".", label=says)
+    axes.set_yscale("log")
+    axes.set_ylabel("output error / output energy")
+    axes.set_xticks(range(len(layers)), [layer["path"] for layer in layers], rotation=90, fontsize=6)
+    axes.set_title(f"{report['model']['name']} {report['quant']['bits']} {report['quant']['method']}")
+    axes.legend()
+    figure.savefig(path, format="svg", metadata={"Date": None})
+    return True
