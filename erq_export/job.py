@@ -39,10 +39,12 @@ class Job:
         return 1, min(8, self.max_batch), self.max_batch
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for run.json; paths as the user gave them."""
+        """Plain data for run.json; paths absolute, so that a stage can run again from any folder."""
         data = asdict(self) | {"quant": self.quant.to_json(), "compare": [str(b) for b in self.compare]}
         del data["out"]
-        plain = {k: str(v) if isinstance(v, Path) else v for k, v in data.items()}
+        if self.model.checkpoint is not None:
+            data["model"]["checkpoint"] = str(Path(self.model.checkpoint).absolute())
+        plain = {k: str(v.absolute()) if isinstance(v, Path) else v for k, v in data.items()}
         return {"format": RUN_FORMAT, "erq_export": __version__, **plain}
 
     @classmethod
