@@ -56,11 +56,13 @@ def photos(tmp_path: Path) -> Path:
 
 
 def start(*args: Any) -> "subprocess.Popen[str]":
+    """The command as a user's shell starts it. A background job of a script ignores Ctrl-C, and so do its children."""
     return subprocess.Popen(
         [sys.executable, "-m", "erq_export.cli", *(str(a) for a in args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
