@@ -3,23 +3,22 @@
 Nothing is kept: the visitor folds each chunk into something small. The hidden state between stages is all that is stored.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from erq_export.models.family import Site, Stage
+from erq_export.models.family import Stage
 
 Visitor = Callable[[str, Tensor], None]
+OperandVisitor = Callable[[str, Tensor, Tensor | None], None]
+Hook = Callable[[nn.Module, tuple[Tensor, ...]], None]
 
 
 @contextmanager
-def _shown_inputs(model: nn.Module, sites: Sequence[Site], visit: Visitor) -> Iterator[None]:
-    def hook(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _module, args: visit(path, args[0].flatten(0, -2))  # (rows, k)
-
-    handles = [model.get_submodule(s.path).register_forward_pre_hook(hook(s.path)) for s in sites]
+def _hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
+    handles = [model.get_submodule(path).register_forward_pre_hook(hook) for path, hook in hooks.items()]
     try:
         yield
     finally:
@@ -33,5 +32,21 @@ def walk(model: nn.Module, stage: Stage, hidden: Sequence[Tensor], visit: Visito
 
     Returns the stage's outputs, chunk by chunk: the next stage's hidden state.
     """
-    with _shown_inputs(model, stage.sites, visit):
+
+    def hook(path: str) -> Hook:
+        return lambda _module, args: visit(path, args[0].flatten(0, -2))  # (rows, k)
+
+    with _hooked(model, {site.path: hook(site.path) for site in stage.sites}):
         return [stage.forward(h) for h in hidden]
+
+
+@torch.no_grad()
+def walk_operands(model: nn.Module, stage: Stage, hidden: Sequence[Tensor], visit: OperandVisitor) -> None:
+    """Run `stage` likewise; `visit(path, x, beside)` sees attention's operands as they are, and beside the softmax v."""
+
+    def hook(path: str) -> Hook:
+        return lambda _module, args: visit(path, args[0], args[1] if len(args) > 1 else None)
+
+    with _hooked(model, {operand.path: hook(operand.path) for operand in stage.operands}):
+        for h in hidden:
+            stage.forward(h)

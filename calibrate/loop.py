@@ -17,7 +17,7 @@ from erq_export.bundle import Bundle
 from erq_export.meter import Phases
 from erq_export.models.family import Site, Stage, submodule
 from erq_export.models.loading import Loaded
-from erq_export.quantized import QuantizedLayer, install
+from erq_export.quantized import QuantizedLayer, QuantizedOperand, install
 from erq_export.registry import METHODS, resolve
 from erq_export.spec import QuantSpec
 
@@ -26,6 +26,7 @@ from .data import CalibrationSet
 from .method import Method, Problem, Solution
 from .moments import Moments
 from .observers import RangeSearch, Tails, groups
+from .operands import quantized_operands
 from .reparam import fold
 
 Progress = Callable[[str, int, int], None]
@@ -55,12 +56,14 @@ def calibrate(
     torch.backends.cuda.matmul.allow_tf32 = False
     model, stages = loaded.model.to(device), loaded.stages
     layers: dict[str, QuantizedLayer] = {}
+    operands: dict[str, QuantizedOperand] = {}
     statistics: dict[str, dict[str, float]] = {}
     hidden: Sequence[Tensor] = [chunk.to(device) for chunk in data.pixels.split(CHUNK)]
     for i, stage in enumerate(stages):
         progress(stage.name, i, len(stages))
         with phases("ranges"):
             grids = input_grids(model, stage, hidden, spec, reparameterize=method.reparameterize)
+            operands |= quantized_operands(model, stage, hidden, spec)
         with phases("moments"):
             moments, hidden = stage_moments(model, stage, hidden, grids)
         for site in stage.sites:
@@ -72,14 +75,18 @@ def calibrate(
             layers[site.path] = layer
             statistics[site.path] = layer_statistics(problem, solution)
             install(model, site.path, layer)
+        for operand in stage.operands:
+            if operand.path in operands:
+                install(model, operand.path, operands[operand.path])
     progress("done", len(stages), len(stages))
-    own = tuple(f"{path}." for path in layers)
+    own = tuple(f"{path}." for path in layers | operands)
     leftovers = {name: t.cpu() for name, t in model.state_dict().items() if not name.startswith(own)}
     packages = {name: version(name) for name in ("torch", "timm")}
     return Bundle(
         spec=spec,
         identity=loaded.identity,
         layers=layers,
+        operands=operands,
         leftovers=leftovers,
         data=data.to_json(),
         statistics=statistics,

@@ -20,11 +20,11 @@ from erq_export.images import Preprocess
 from erq_export.models import FAMILIES
 from erq_export.models.family import Family
 from erq_export.models.loading import Identity, architecture
-from erq_export.quantized import QuantizedLayer, install
+from erq_export.quantized import QuantizedLayer, QuantizedOperand, install
 from erq_export.registry import resolve
 from erq_export.spec import QuantSpec
 
-FORMAT = 1
+FORMAT = 2
 TENSORS, DESCRIPTION = "tensors.safetensors", "bundle.json"
 
 
@@ -35,6 +35,7 @@ class Bundle:
     spec: QuantSpec
     identity: Identity
     layers: dict[str, QuantizedLayer]
+    operands: dict[str, QuantizedOperand] = field(default_factory=dict)  # of attention; none where it stays float
     leftovers: dict[str, Tensor]
     data: dict[str, Any]  # fingerprint and size of the calibration set
     statistics: dict[str, dict[str, float]] = field(default_factory=dict)  # per layer: errors, rows
@@ -45,6 +46,7 @@ class Bundle:
         tensors = {f"float.{name}": t for name, t in self.leftovers.items()}
         for path, layer in self.layers.items():
             tensors |= {f"layer.{path}.{name}": t for name, t in _tensors(layer).items()}
+        tensors |= {f"operand.{path}.scale": operand.grid.scale for path, operand in self.operands.items()}
         save_file({k: tensors[k].detach().cpu().contiguous() for k in sorted(tensors)}, folder / TENSORS)
         description = {
             "format": FORMAT,
@@ -61,6 +63,16 @@ class Bundle:
                     "statistics": self.statistics.get(path, {}),
                 }
                 for path, layer in self.layers.items()
+            ],
+            "operands": [
+                {
+                    "path": path,
+                    "role": operand.role,
+                    "bits": operand.bits,
+                    "qmin": int(operand.grid.qmin.item()),
+                    "qmax": int(operand.grid.qmax.item()),
+                }
+                for path, operand in self.operands.items()
             ],
             "versions": self.versions,
             "tensors_sha256": file_sha256(folder / TENSORS),
@@ -92,6 +104,7 @@ class Bundle:
             spec=QuantSpec.from_json(description["spec"]),
             identity=Identity(**model | {"preprocess": Preprocess.from_config(model["preprocess"], {})}),
             layers={row["path"]: _layer(row, tensors) for row in description["layers"]},
+            operands={row["path"]: _operand(row, tensors) for row in description["operands"]},
             leftovers={k.removeprefix("float."): t for k, t in tensors.items() if k.startswith("float.")},
             data=description["data"],
             statistics={row["path"]: row["statistics"] for row in description["layers"]},
@@ -102,10 +115,11 @@ class Bundle:
         """The fake-quant model in evaluation mode: the same integers, float32 arithmetic."""
         family: Family = resolve("family", self.identity.family, FAMILIES)
         model: nn.Module = family.prepare(architecture(self.identity.timm_name, self.identity.model_args))
-        for path, layer in self.layers.items():
-            install(model, path, layer)
+        for path, part in (self.layers | self.operands).items():
+            install(model, path, part)
         missing, surplus = model.load_state_dict(self.leftovers, strict=False)
         own = {f"{path}.{name}" for path in self.layers for name in ("weight_q", "weight_scale", "bias", "act_scale")}
+        own |= {f"{path}.scale" for path in self.operands}
         if surplus or set(missing) != own:
             raise DataError("the bundle's float weights do not fit its architecture", fix="calibrate again")
         return model.eval()
@@ -136,6 +150,12 @@ def _layer(row: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedLayer:
         w_bits=row["w_bits"],
         a_bits=row["a_bits"],
     )
+
+
+def _operand(row: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedOperand:
+    bounds = {name: torch.tensor(float(row[name])) for name in ("qmin", "qmax")}
+    grid = Grid(scale=tensors[f"operand.{row['path']}.scale"], **bounds)
+    return QuantizedOperand(grid=grid, bits=row["bits"], role=row["role"])
 
 
 def file_sha256(path: Path) -> str:

@@ -13,6 +13,7 @@ from erq_export.affine import Grid, fake_quantize
 
 MARKER_DOMAIN = "erq"
 MARKER = "QuantLinear"
+OPERAND_MARKER = "QuantOperand"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,15 @@ class QuantizedLayer:
     def weight(self) -> Tensor:
         """The dequantized weight (n, k) float32."""
         return self.weight_q.float() * self.weight_scale[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedOperand:
+    """One operand of attention (q, k, v or the softmax): its per-tensor grid, scale and bounds of shape ()."""
+
+    grid: Grid
+    bits: int
+    role: str
 
 
 class QuantLinear(nn.Module):
@@ -83,12 +93,51 @@ class QuantLinear(nn.Module):
         )
 
 
-def install(model: nn.Module, path: str, layer: QuantizedLayer) -> None:
-    """Put a QuantLinear in the place of the module at `path`."""
+class QuantOperand(nn.Module):
+    """x̂ = fake_quantize(x), any shape; takes the place of an `Operand` and, like it, ignores `beside`."""
+
+    def __init__(self, path: str, operand: QuantizedOperand) -> None:
+        super().__init__()
+        self.path, self.role, self.bits = path, operand.role, operand.bits
+        self.scale: Tensor
+        self.qmin, self.qmax = int(operand.grid.qmin.item()), int(operand.grid.qmax.item())
+        self.register_buffer("scale", operand.grid.scale)  # ()
+
+    @property
+    def grid(self) -> Grid:
+        """The operand's grid, on the module's device."""
+        bound = torch.full_like
+        return Grid(scale=self.scale, qmin=bound(self.scale, self.qmin), qmax=bound(self.scale, self.qmax))
+
+    def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:  # noqa: ARG002 - an Operand's signature
+        if torch.onnx.is_in_onnx_export():
+            return self._marker(x)
+        return fake_quantize(x, self.grid)
+
+    def _marker(self, x: Tensor) -> Tensor:
+        return torch.onnx.ops.symbolic(
+            f"{MARKER_DOMAIN}::{OPERAND_MARKER}",
+            (x, self.scale),
+            attrs={"qmin": self.qmin, "qmax": self.qmax, "bits": self.bits, "role": self.role},
+            dtype=x.dtype,
+            shape=x.shape,
+            version=1,
+            metadata_props={"erq.path": self.path},
+        )
+
+
+def install(model: nn.Module, path: str, layer: QuantizedLayer | QuantizedOperand) -> None:
+    """Put a QuantLinear, or a QuantOperand, in the place of the module at `path`."""
     parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, QuantLinear(path, layer))
+    module = QuantLinear(path, layer) if isinstance(layer, QuantizedLayer) else QuantOperand(path, layer)
+    setattr(model.get_submodule(parent), name, module)
 
 
 def quant_linears(model: nn.Module) -> dict[str, QuantLinear]:
     """Every quantized layer by its path, in the model's order."""
     return {m.path: m for m in model.modules() if isinstance(m, QuantLinear)}
+
+
+def quant_operands(model: nn.Module) -> dict[str, QuantOperand]:
+    """Every quantized operand of attention by its path, in the model's order."""
+    return {m.path: m for m in model.modules() if isinstance(m, QuantOperand)}

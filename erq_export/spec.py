@@ -12,6 +12,7 @@ from erq_export.targets import GridRules, grid_rules
 REFINEMENTS = ("flip", "paper", "none", "mipq")
 MIPQ_COLUMNS = range(1, 21)
 GPTQ_ORDERS = ("natural", "activation")
+ATTENTION = ("fp16", "int8")
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(3, 9)
 
@@ -83,7 +84,10 @@ class QuantSpec:
     gptq_order: str = option(
         "natural", "gptq: columns as they are, or strongest inputs first: " + ", ".join(GPTQ_ORDERS)
     )
-
+    attention: str = option(
+        "fp16", "q, k, v and softmax: fp16 (not quantized; float32 in ONNX Runtime) or int8 (products in integers)"
+    )
+    attention_bits: int = option(8, "--attention int8: designed bits of q, k, v and softmax, 3 to 8")
     head_ridge: float | None = option(None, "erq: λ of the head's activation step (default: --ridge; 1: as published)")
     row_steps: int = option(100, "erq: most steps per row after the last half, beyond the paper (0: off, as published)")
 
@@ -112,6 +116,10 @@ class QuantSpec:
             raise SpecError(f"--gptq-block {self.gptq_block}", fix="at least 1 column; GPTQ uses 128")
         if self.gptq_order not in GPTQ_ORDERS:
             raise unknown("GPTQ column order", self.gptq_order, GPTQ_ORDERS)
+        if self.attention not in ATTENTION:
+            raise unknown("attention precision", self.attention, ATTENTION)
+        if self.attention_bits not in ACTIVATION_BITS:
+            raise SpecError(f"--attention-bits {self.attention_bits}", fix="3 to 8")
         _ = self.rules  # refuses unknown targets
 
     @property

@@ -19,6 +19,9 @@ class Target:
     weight_form: Literal["channel", "scalar"]  # per-channel DQ, or one power-of-two DQ and a ratio after the product
     package: str | None  # Python package that builds an engine from the graph; None: the graph is the deliverable
     ahead_of_time: bool = False  # builds for named compute capabilities, without a GPU
+    int8_head_dims: tuple[int, ...] | None = None  # that INT8 attention stays fused with; None: any
+    int8_tokens: int | None = None  # the most tokens that it stays fused with; None: any
+    softmax_clip: bool = True  # may a Clip stand behind the softmax? TensorRT's fused attention breaks apart on it
 
     @property
     def offset_8bit(self) -> bool:
@@ -44,6 +47,9 @@ TARGETS: dict[str, Target] = {
             carrier="float16",
             weight_form="scalar",
             package="tensorrt",
+            int8_head_dims=(16, 32, 64),
+            int8_tokens=512,
+            softmax_clip=False,
         ),
         Target(
             name="tensorrt-rtx",
@@ -53,6 +59,9 @@ TARGETS: dict[str, Target] = {
             weight_form="scalar",
             package="tensorrt_rtx",
             ahead_of_time=True,
+            int8_head_dims=(16, 32, 64),
+            int8_tokens=512,
+            softmax_clip=False,
         ),
     )
 }
@@ -64,6 +73,7 @@ class GridRules:
 
     half_scales: bool  # scales exact in float16
     offset_8bit: bool  # 8-bit activations may have any zero point
+    softmax_clip: bool = True  # softmax codes may end below the code of 1
 
 
 def named(name: str) -> Target:
@@ -81,4 +91,5 @@ def grid_rules(names: Iterable[str]) -> GridRules:
     return GridRules(
         half_scales=any(t.carrier == "float16" for t in rows),
         offset_8bit=all(t.offset_8bit for t in rows),
+        softmax_clip=all(t.softmax_clip for t in rows),
     )

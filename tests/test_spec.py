@@ -75,6 +75,8 @@ def test_a_spec_survives_json() -> None:
         gptq_damping=0.1,
         gptq_block=64,
         gptq_order="activation",
+        attention="int8",
+        attention_bits=5,
     )
     for field in dataclasses.fields(QuantSpec):  # each is put to the test
         assert getattr(changed, field.name) != getattr(spec(), field.name)

@@ -84,7 +84,7 @@ def test_every_linear_is_a_site_of_exactly_one_stage(args: dict[str, Any]) -> No
     loaded = tiny_swin(**args)
     sites = [s.path for stage in loaded.stages for s in stage.sites]
     assert sites == [path for path, m in loaded.model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-    assert loaded.family.n_attention(loaded.model) == 4
+    assert len(loaded.family.attention(loaded.model)) == 4
 
 
 def test_stages_of_the_tiny_model() -> None:

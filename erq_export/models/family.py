@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from erq_export.errors import SpecError
 
 Role = Literal["patch", "qkv", "proj", "fc1", "fc2", "reduction", "head"]
+OperandRole = Literal["q", "k", "v", "softmax"]
+OPERANDS: tuple[OperandRole, ...] = ("q", "k", "v", "softmax")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +25,34 @@ class Site:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OperandSite:
+    """One operand of attention's two products: an `Operand` by its module path."""
+
+    path: str
+    role: OperandRole
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """A piece of the model that is run on its own: hidden state in, hidden state out."""
 
     name: str
     forward: Callable[[Tensor], Tensor]
     sites: tuple[Site, ...]
+    operands: tuple[OperandSite, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionShape:
+    """What a fused kernel of one attention must cope with: `n_tokens` of `head_dim` channels a head.
+
+    `in_heads`: its operands can be quantized as (B, T, heads·d), before they are cut into heads.
+    """
+
+    path: str
+    n_tokens: int
+    head_dim: int
+    in_heads: bool = False
 
 
 class Family(Protocol):
@@ -49,8 +73,8 @@ class Family(Protocol):
     def stages(self, model: nn.Module) -> tuple[Stage, ...]:
         """The prepared model as consecutive stages; composed, they are its forward."""
 
-    def n_attention(self, model: nn.Module) -> int:
-        """How many attention operators the model runs."""
+    def attention(self, model: nn.Module) -> tuple[AttentionShape, ...]:
+        """The prepared model's attention operators, in order."""
 
 
 def not_understood(path: str, module: nn.Module, *, family: str) -> SpecError:
@@ -59,6 +83,34 @@ def not_understood(path: str, module: nn.Module, *, family: str) -> SpecError:
         f"{path} is a {type(module).__name__}, which the {family} family does not know",
         fix="use a model of plain timm ViT, DeiT or Swin blocks (erq-export models lists them), or add the family",
     )
+
+
+class Operand(nn.Module):
+    """Where an operand of attention passes by, unchanged, until a quantizer takes its place.
+
+    `beside` is what it will be multiplied with, for whoever watches: the error of a quantized softmax is that of P v.
+    """
+
+    def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:  # noqa: ARG002 - seen by hooks
+        return x
+
+
+def operand_sites(attn: str) -> tuple[OperandSite, ...]:
+    """The four operands of the attention at this path, in the order in which they are computed."""
+    return tuple(OperandSite(path=f"{attn}.{role}", role=role) for role in OPERANDS)
+
+
+@torch.no_grad()
+def scale_queries(qkv: nn.Linear, scale: float) -> None:
+    """Fold the scale of attention's logits into the first third of qkv's rows: q kᵀ then needs no factor.
+
+    Exact where the scale is a power of two (d = 16, 64), else one rounding a weight. A factor between a quantized q and
+    its product would cost TensorRT the integer kernel; rows are quantized one by one, so a row's factor changes no code.
+    """
+    n = qkv.out_features // 3
+    qkv.weight[:n] *= scale
+    if qkv.bias is not None:
+        qkv.bias[:n] *= scale
 
 
 class PatchTokens(nn.Module):

@@ -9,7 +9,16 @@ import timm.models.swin_transformer as timm_swin
 from timm.layers import ClassifierHead, Mlp
 from torch import Tensor, nn
 
-from erq_export.models.family import Site, Stage, not_understood, patch_tokens
+from erq_export.models.family import (
+    AttentionShape,
+    Operand,
+    Site,
+    Stage,
+    not_understood,
+    operand_sites,
+    patch_tokens,
+    scale_queries,
+)
 
 NAME = "swin"
 
@@ -23,9 +32,10 @@ class WindowAttention(nn.Module):
 
     def __init__(self, attn: timm_swin.WindowAttention, mask: Tensor | None) -> None:
         super().__init__()
-        self.n_heads, self.scale = attn.num_heads, attn.scale
-        self.d = attn.qkv.out_features // (3 * attn.num_heads)
+        self.n_heads, self.d = attn.num_heads, attn.qkv.out_features // (3 * attn.num_heads)
         self.qkv, self.proj = attn.qkv, attn.proj
+        scale_queries(self.qkv, attn.scale)
+        self.q, self.k, self.v, self.softmax = Operand(), Operand(), Operand(), Operand()
         bias = attn._get_rel_pos_bias().detach()  # (1, h, N, N)
         if mask is not None:
             bias = (bias + mask[:, None]).flatten(0, 1)[None]  # (1, w·h, N, N)
@@ -33,14 +43,16 @@ class WindowAttention(nn.Module):
         self.register_buffer("bias", bias.clone())
 
     def forward(self, x: Tensor, mask: None = None) -> Tensor:  # noqa: ARG002 - timm's block passes its mask, now None
-        n, h = x.shape[1], self.n_heads
-        w = self.bias.shape[1] // h  # 1 where no mask tells the windows apart
-        qkv = self.qkv(x).reshape(-1, w, n, 3, h, self.d)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)  # (B, w·h, N, d) each
-        scores = q * self.scale @ k.transpose(-2, -1) + self.bias  # (B, w·h, N, N)
-        x = (scores.softmax(-1) @ v).unflatten(1, (w, h))  # (B, w, h, N, d)
+        h, w = self.n_heads, self.bias.shape[1] // self.n_heads  # w is 1 where no mask tells the windows apart
+        q, k, v = self.qkv(x).chunk(3, -1)  # (B·w, N, C) each
+        q, k, v = (self._heads(t, w) for t in (self.q(q), self.k(k), self.v(v)))  # (B, w·h, N, d)
+        scores = q @ k.transpose(-2, -1) + self.bias  # (B, w·h, N, N)
+        x = (self.softmax(scores.softmax(-1), v) @ v).unflatten(1, (w, h))  # (B, w, h, N, d)
         out: Tensor = self.proj(x.transpose(2, 3).flatten(3).flatten(0, 1))
         return out
+
+    def _heads(self, x: Tensor, w: int) -> Tensor:
+        return x.reshape(-1, w, x.shape[1], self.n_heads, self.d).transpose(2, 3).flatten(1, 2)
 
 
 class SwinFamily:
@@ -108,7 +120,7 @@ class SwinFamily:
                     Site(path=f"{path}.mlp.fc1", role="fc1", norm=f"{path}.norm2"),
                     Site(path=f"{path}.mlp.fc2", role="fc2"),
                 )
-                stages.append(Stage(name=path, forward=block, sites=sites))
+                stages.append(Stage(name=path, forward=block, sites=sites, operands=operand_sites(f"{path}.attn")))
 
         def head(x: Tensor) -> Tensor:
             return cast(Tensor, swin.forward_head(swin.norm(x)))
@@ -116,8 +128,12 @@ class SwinFamily:
         head_sites = () if isinstance(swin.head.fc, nn.Identity) else (Site(path="head.fc", role="head"),)
         return (*stages, Stage(name="head", forward=head, sites=head_sites))
 
-    def n_attention(self, model: nn.Module) -> int:
-        return sum(isinstance(module, WindowAttention) for module in model.modules())
+    def attention(self, model: nn.Module) -> tuple[AttentionShape, ...]:
+        return tuple(
+            AttentionShape(path=path, n_tokens=module.bias.shape[-1], head_dim=module.d)
+            for path, module in model.named_modules()
+            if isinstance(module, WindowAttention)
+        )
 
 
 def _check_parts(path: str, parent: nn.Module, parts: dict[str, type[nn.Module]]) -> None:

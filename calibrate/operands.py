@@ -1,0 +1,110 @@
+"""The grids of attention's operands: q, k and v by percentiles of their values, the softmax by the output that it gives.
+
+Letters:  P (B, h, T, T) softmax, V (B, h, T, d) what it multiplies;  s scale
+Probabilities are many and small: a grid whose last point is 1 rounds a flat attention to nothing, and one that saturates
+is cheap, for what is above its end is rare. So the range is the one of least Σ‖(P̂ − P) V‖² among halvings of the largest P.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from erq_export.affine import Grid, asymmetric_grid, fake_quantize, snap_to_half, symmetric_grid
+from erq_export.models.family import OperandSite, Stage
+from erq_export.quantized import QuantizedOperand
+from erq_export.spec import QuantSpec
+from erq_export.targets import GridRules
+
+from .capture import walk_operands
+from .observers import RangeSearch, Tails, groups
+
+SOFTMAX_TOPS = tuple(2.0 ** (-j / 2) for j in range(14))  # of the largest probability: down to 1/90
+
+
+def softmax_grid(top: Tensor, *, bits: int, rules: GridRules) -> Grid:
+    """A grid over [0, top] for probabilities, scale of shape ().
+
+    8 bits without a free zero point are symmetric, and what is above 127 s saturates in the container itself. Below 8 bits
+    saturation takes a Clip; where the run's targets cannot have one behind a softmax, the grid reaches 1.
+    """
+    snap = snap_to_half if rules.half_scales else None
+    zero = torch.zeros_like(top)
+    if bits == 8 and not rules.offset_8bit:
+        return symmetric_grid(zero, top, bits, snap=snap)
+    if bits < 8 and not rules.softmax_clip:
+        top = torch.ones_like(top)
+    return asymmetric_grid(zero, top, bits, snap=snap)
+
+
+@dataclass
+class SoftmaxSearch:
+    """One candidate grid for every top; the squared error that each makes in P V is summed as chunks go by."""
+
+    candidates: list[Grid]
+    errors: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def below(cls, largest: Tensor, *, bits: int, rules: GridRules) -> "SoftmaxSearch":
+        """`largest` probability of the calibration set, shape ()."""
+        return cls(candidates=[softmax_grid(largest * share, bits=bits, rules=rules) for share in SOFTMAX_TOPS])
+
+    def add(self, P: Tensor, V: Tensor) -> None:
+        sums = [((fake_quantize(P, grid) - P) @ V).double().square().sum() for grid in self.candidates]
+        self.errors = [a + b for a, b in zip(self.errors, sums, strict=True)] if self.errors else sums
+
+    def best(self) -> Grid:
+        """The candidate of least error, the widest on ties."""
+        return self.candidates[int(torch.stack(self.errors).argmin())]
+
+
+def quantized_operands(
+    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], spec: QuantSpec
+) -> dict[str, QuantizedOperand]:
+    """A grid for every operand of the stage, by path; none where attention stays float.
+
+    Two passes over the float stage, like those of the layers' inputs: ranges, then the error of each candidate.
+    """
+    if spec.attention == "fp16" or not stage.operands:
+        return {}
+    sites = {site.path: site for site in stage.operands}
+    tails, largest = _ranges(model, stage, hidden, sites)
+    bits, rules = spec.attention_bits, spec.rules
+    searches: dict[str, RangeSearch | SoftmaxSearch] = {
+        path: RangeSearch.from_tails(t, bits=bits, rules=rules, per_channel=False) for path, t in tails.items()
+    }
+    searches |= {path: SoftmaxSearch.below(top, bits=bits, rules=rules) for path, top in largest.items()}
+
+    def measure(path: str, x: Tensor, beside: Tensor | None) -> None:
+        search = searches[path]
+        if isinstance(search, RangeSearch):
+            search.add(x)
+        elif beside is not None:
+            search.add(x, beside)
+
+    walk_operands(model, stage, hidden, measure)
+    return {
+        path: QuantizedOperand(grid=searches[path].best(), bits=bits, role=site.role) for path, site in sites.items()
+    }
+
+
+def _ranges(
+    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], sites: dict[str, OperandSite]
+) -> tuple[dict[str, Tails], dict[str, Tensor]]:
+    """The tails of q, k and v; the largest probability of each softmax."""
+    n_images = sum(len(h) for h in hidden)
+    tails: dict[str, Tails] = {}
+    largest: dict[str, Tensor] = {}
+
+    def see(path: str, x: Tensor, _beside: Tensor | None) -> None:
+        if sites[path].role == "softmax":
+            largest[path] = torch.maximum(largest[path], x.amax()) if path in largest else x.amax()
+            return
+        values = groups(x, per_channel=False)
+        if path not in tails:
+            tails[path] = Tails.of(values.shape[1] // len(hidden[0]) * n_images)
+        tails[path].add(values)
+
+    walk_operands(model, stage, hidden, see)
+    return tails, largest
