@@ -3,23 +3,29 @@
 Nothing is kept: the visitor folds each chunk into something small. The hidden state between stages is all that is stored.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from erq_export.models.family import Site, Stage
+from erq_export.affine import Grid, fake_quantize
+from erq_export.models.family import Stage
 
 Visitor = Callable[[str, Tensor], None]
+Hook = Callable[[nn.Module, tuple[Tensor, ...]], Tensor | None]
 
 
 @contextmanager
-def _shown_inputs(model: nn.Module, sites: Sequence[Site], visit: Visitor) -> Iterator[None]:
-    def hook(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _module, args: visit(path, args[0].flatten(0, -2))  # (rows, k)
+def _hooked(model: nn.Module, stage: Stage, visit: Visitor, on_grid: Mapping[str, Grid]) -> Iterator[None]:
+    def hook(path: str) -> Hook:
+        def see(_module: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
+            visit(path, args[0].flatten(0, -2))  # (rows, k)
+            return fake_quantize(args[0], on_grid[path]) if path in on_grid else None
 
-    handles = [model.get_submodule(s.path).register_forward_pre_hook(hook(s.path)) for s in sites]
+        return see
+
+    handles = [model.get_submodule(s.path).register_forward_pre_hook(hook(s.path)) for s in stage.sites]
     try:
         yield
     finally:
@@ -28,10 +34,22 @@ def _shown_inputs(model: nn.Module, sites: Sequence[Site], visit: Visitor) -> It
 
 
 @torch.no_grad()
-def walk(model: nn.Module, stage: Stage, hidden: Sequence[Tensor], visit: Visitor) -> list[Tensor]:
+def walk(
+    model: nn.Module,
+    stage: Stage,
+    hidden: Sequence[Tensor],
+    visit: Visitor,
+    *,
+    on_grid: Mapping[str, Grid] | None = None,
+) -> list[Tensor]:
     """Run `stage` on each chunk of hidden state; `visit(path, x)` sees every site's input x (rows, k).
 
-    Returns the stage's outputs, chunk by chunk: the next stage's hidden state.
+    A site in `on_grid` then works on its input quantized to that grid, with its weight as it is. Returns the stage's
+    outputs, chunk by chunk: the next stage's hidden state.
     """
-    with _shown_inputs(model, stage.sites, visit):
+    with _hooked(model, stage, visit, on_grid or {}):
         return [stage.forward(h) for h in hidden]
+
+
+def unseen(_path: str, _x: Tensor) -> None:
+    """The visitor of a walk that is made for its outputs alone."""
