@@ -62,7 +62,7 @@ def measure(model: str, spec: QuantSpec) -> dict[str, Any]:
     shape = loaded.identity.preprocess.input_size
     pixels = torch.randn(spec.calib, *shape, generator=torch.Generator().manual_seed(0))
     data = CalibrationSet(pixels=pixels, names=tuple(f"noise/{i}" for i in range(spec.calib)), sha256="random")
-    expected, phases, meter, rate = budget(loaded, spec.calib), Phases(), Meter(), gemm_rate()
+    expected, phases, meter, rate = budget(loaded, spec), Phases(), Meter(), gemm_rate()
     with meter.stage("calibrate"):
         bundle = calibrate(loaded, data, spec, device=torch.device("cpu"), progress=lambda *_: None, phases=phases)
     rate = max(rate, gemm_rate())

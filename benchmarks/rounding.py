@@ -28,10 +28,12 @@ from erq_export.artifacts import write_json, write_text
 from erq_export.calibrate.aqer import weight_shift
 from erq_export.calibrate.data import calibration_set
 from erq_export.calibrate.erq import ridges
-from erq_export.calibrate.loop import CHUNK, input_grids, layer_problem, stage_moments
+from erq_export.calibrate.loop import CHUNK, layer_problem
 from erq_export.calibrate.mipq import Answer, Bits, Program, block_program, exact, find_solver, row_sums, solve
+from erq_export.calibrate.ranges import input_grids
 from erq_export.calibrate.ridge import Ridge
 from erq_export.calibrate.rounding import flip, nearest, neighbours, paper
+from erq_export.calibrate.states import stage_moments
 from erq_export.calibrate.weight_grid import weight_grid
 from erq_export.demo import Digits
 from erq_export.models.family import submodule

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from erq_export.models.family import submodule
 from erq_export.models.loading import Loaded
+from erq_export.spec import QuantSpec
 
-from .capture import walk
+from .capture import unseen, walk
 
 MIB = 2**20
 F32, F64 = 4, 8
@@ -17,8 +18,8 @@ F32, F64 = 4, 8
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """MiB: the model, the calibration set's hidden state (a stage's input and output), the largest stage's moments and
-    its largest layer's solver. The runtime and the activations of one chunk come on top."""
+    """MiB: the model, the calibration set's hidden states (a stage's input and output each), the largest stage's moments
+    and its largest layer's solver. The runtime and the activations of one chunk come on top."""
 
     model_mib: float
     hidden_mib: float
@@ -33,13 +34,15 @@ class Budget:
         )
 
 
-def budget(loaded: Loaded, n_images: int) -> Budget:
+def budget(loaded: Loaded, spec: QuantSpec) -> Budget:
     """Found with one blank image: moments are G, D, C in float64, 3 (k + 1)² numbers a layer; the solver holds the factor,
-    one copy of G and about five arrays of the weight's size."""
+    one copy of G and about five arrays of the weight's size. A second and a third hidden state walk beside the float one
+    with `--inputs quantized` and `--input-ranges quantized`."""
+    n_states = 1 + (spec.inputs == "quantized") + (spec.input_ranges == "quantized")
     hidden: list[Tensor] = [torch.zeros(1, *loaded.identity.preprocess.input_size)]
     largest_hidden, largest_moments, largest_solver = 0, 0, 0
     for stage in loaded.stages:
-        after = walk(loaded.model, stage, hidden, lambda path, x: None)  # noqa: ARG005  nothing is looked at
+        after = walk(loaded.model, stage, hidden, unseen)
         largest_hidden = max(largest_hidden, hidden[0].numel() + after[0].numel())
         linears = [cast(nn.Linear, submodule(loaded.model, site.path, nn.Linear)) for site in stage.sites]
         largest_moments = max(largest_moments, sum(3 * (m.in_features + 1) ** 2 for m in linears))
@@ -48,7 +51,7 @@ def budget(loaded: Loaded, n_images: int) -> Budget:
         hidden = after
     return Budget(
         model_mib=sum(p.numel() for p in loaded.model.parameters()) * F32 / MIB,
-        hidden_mib=n_images * largest_hidden * F32 / MIB,
+        hidden_mib=n_states * spec.calib * largest_hidden * F32 / MIB,
         moments_mib=largest_moments * F64 / MIB,
         solver_mib=largest_solver * F64 / MIB,
     )

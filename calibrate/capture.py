@@ -9,11 +9,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from erq_export.affine import Grid, fake_quantize
 from erq_export.models.family import Stage
 
 Visitor = Callable[[str, Tensor], None]
 OperandVisitor = Callable[[str, Tensor, Tensor | None], None]
-Hook = Callable[[nn.Module, tuple[Tensor, ...]], None]
+Hook = Callable[[nn.Module, tuple[Tensor, ...]], Tensor | None]
 
 
 @contextmanager
@@ -27,17 +28,34 @@ def _hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def walk(model: nn.Module, stage: Stage, hidden: Sequence[Tensor], visit: Visitor) -> list[Tensor]:
+def walk(
+    model: nn.Module,
+    stage: Stage,
+    hidden: Sequence[Tensor],
+    visit: Visitor,
+    *,
+    on_grid: Mapping[str, Grid] | None = None,
+) -> list[Tensor]:
     """Run `stage` on each chunk of hidden state; `visit(path, x)` sees every site's input x (rows, k).
 
-    Returns the stage's outputs, chunk by chunk: the next stage's hidden state.
+    A site in `on_grid` then works on its input quantized to that grid, with its weight as it is. Returns the stage's
+    outputs, chunk by chunk: the next stage's hidden state.
     """
+    grids = on_grid or {}
 
     def hook(path: str) -> Hook:
-        return lambda _module, args: visit(path, args[0].flatten(0, -2))  # (rows, k)
+        def see(_module: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
+            visit(path, args[0].flatten(0, -2))  # (rows, k)
+            return fake_quantize(args[0], grids[path]) if path in grids else None
+
+        return see
 
     with _hooked(model, {site.path: hook(site.path) for site in stage.sites}):
         return [stage.forward(h) for h in hidden]
+
+
+def unseen(_path: str, _x: Tensor) -> None:
+    """The visitor of a walk that is made for its outputs alone."""
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from .mipq import mipq
 from .ridge import Ridge
 from .rounding import REFINEMENTS, Refinement
 from .row_steps import refine_rows
-from .weight_grid import weight_grid
+from .weight_grid import PERCENTILES, weight_grid
 from .wqer import quantize_columns
 
 
@@ -52,7 +52,9 @@ class Erq:
         W = wanted = W + weight_shift(W, moments.D, ridge)
         if for_weights != for_inputs:
             ridge = Ridge(moments.G, for_weights)
-        grid = weight_grid(W[:, :k], bits=problem.w_bits, rules=spec.rules)
+        grid = weight_grid(
+            W[:, :k], bits=problem.w_bits, rules=spec.rules, percentiles=PERCENTILES[spec.weight_percentiles]
+        )
         refine = refinement(spec)
         W = quantize_columns(W, moments.G, moments.n_rows, grid, ridge, k=k, refine=refine, limit=spec.flips)
         q, bias = quantize(W[:, :k], grid), W[:, k]

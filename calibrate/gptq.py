@@ -14,7 +14,7 @@ from erq_export.errors import SpecError
 
 from .method import Problem, Solution
 from .ridge import Ridge
-from .weight_grid import weight_grid
+from .weight_grid import PERCENTILES, weight_grid
 
 
 def quantize_in_turn(W: Tensor, U: Tensor, grid: Grid, *, block: int) -> Tensor:
@@ -78,7 +78,7 @@ class Gptq:
     def solve(self, problem: Problem) -> Solution:
         spec, W, k = problem.spec, problem.weight, problem.weight.shape[1]
         G = problem.moments.G[:k, :k]  # the bias is no column here
-        grid = weight_grid(W, bits=problem.w_bits, rules=spec.rules)
+        grid = weight_grid(W, bits=problem.w_bits, rules=spec.rules, percentiles=PERCENTILES[spec.weight_percentiles])
         order = ORDERS[spec.gptq_order](G.diagonal())
         U = factor(G[order][:, order], spec.gptq_damping)
         q = torch.empty_like(W)

@@ -1,38 +1,40 @@
 """The calibration loop: stage by stage, find the input grids, fold the LayerNorms, sum the moments, solve the layers.
 
-Every layer sees the full-precision model's inputs (erq.md section 6, P4): a stage's hidden state is advanced with its float
-weights before its quantized ones are installed, so layers are independent and their order does not matter.
+With `--inputs float` every layer sees the full-precision model's inputs (erq.md section 6, P4): layers are independent and
+their order does not matter. With `quantized` a layer sees what the quantized layers before it make of the images, so they
+are solved in the order in which data reaches them. A stage stays float until the last of its layers is solved.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from erq_export import __version__
-from erq_export.affine import Grid, fake_quantize, quantize
+from erq_export.affine import Grid, quantize
 from erq_export.bundle import Bundle
 from erq_export.meter import Phases
-from erq_export.models.family import Site, Stage, submodule
+from erq_export.models.family import Site, submodule
 from erq_export.models.loading import Loaded
 from erq_export.quantized import QuantizedLayer, QuantizedOperand, install
 from erq_export.registry import METHODS, resolve
 from erq_export.spec import QuantSpec
 
-from .capture import walk
+from .capture import unseen, walk
 from .data import CalibrationSet
 from .method import Method, Problem, Solution
 from .moments import Moments
-from .observers import RangeSearch, Tails, groups
 from .operands import quantized_operands
-from .reparam import fold
+from .ranges import act_bits, input_grids
+from .states import States, deployed_moments, stage_moments
 
 Progress = Callable[[str, int, int], None]
 
-CHUNK = 8  # images that go through a stage together
-PATCH_BITS = 8  # of the image at the patch embedding, whatever the other activations have (RepQ-ViT)
+# Images that go through a stage together. Fixed, so that equal images give equal bytes: a matrix product of another height
+# rounds otherwise in its last bit, and a code or a flip that lies on the border follows it.
+CHUNK = 8
 
 
 def calibrate(
@@ -43,12 +45,14 @@ def calibrate(
     device: torch.device,
     progress: Progress,
     phases: Phases | None = None,
+    chunk_size: int = CHUNK,
 ) -> Bundle:
     """Find the integers of every quantized layer. Consumes `loaded.model`: it becomes the quantized model.
 
     `phases` collects the seconds spent on ranges, on moments (the forward passes are in both) and in the solver.
+    Another `chunk_size` changes the last bits of sums and nothing else; on the command line it is not to be had.
 
-    Bounded memory: the model, the hidden state of the calibration set, one stage's moments. SpecError where a layer's
+    Bounded memory: the model, the calibration set's hidden states (`States`), one stage's moments. SpecError where a layer's
     system cannot be solved; MachineError never: the device is the caller's choice.
     """
     phases = Phases() if phases is None else phases
@@ -58,26 +62,37 @@ def calibrate(
     layers: dict[str, QuantizedLayer] = {}
     operands: dict[str, QuantizedOperand] = {}
     statistics: dict[str, dict[str, float]] = {}
-    hidden: Sequence[Tensor] = [chunk.to(device) for chunk in data.pixels.split(CHUNK)]
+    states = States.of([chunk.to(device) for chunk in data.pixels.split(chunk_size)], spec)
     for i, stage in enumerate(stages):
         progress(stage.name, i, len(stages))
         with phases("ranges"):
-            grids = input_grids(model, stage, hidden, spec, reparameterize=method.reparameterize)
-            operands |= quantized_operands(model, stage, hidden, spec)
+            grids = input_grids(model, stage, states.for_ranges, spec, reparameterize=method.reparameterize)
+            stage_operands = quantized_operands(model, stage, states.for_ranges, spec)
         with phases("moments"):
-            moments, hidden = stage_moments(model, stage, hidden, grids)
+            if states.deployed is None:
+                together, exact = stage_moments(model, stage, states.exact, grids)
+            else:
+                together, exact = {}, walk(model, stage, states.exact, unseen)
+        solved: dict[str, QuantizedLayer] = {}
         for site in stage.sites:
-            linear = cast(nn.Linear, submodule(model, site.path, nn.Linear))
-            problem = layer_problem(linear, moments.pop(site.path), site, spec)
+            path, linear = site.path, cast(nn.Linear, submodule(model, site.path, nn.Linear))
+            with phases("moments"):
+                if states.deployed is None:
+                    moments = together.pop(path)
+                else:
+                    before = {**stage_operands, **solved}
+                    moments = deployed_moments(model, stage, site, states.exact, states.deployed, grids[path], before)
+            problem = layer_problem(linear, moments, site, spec)
             with phases("solver"):
                 solution = method.solve(problem)
-            layer = assemble(solution, grids[site.path], w_bits=problem.w_bits, a_bits=act_bits(site, spec))
-            layers[site.path] = layer
-            statistics[site.path] = layer_statistics(problem, solution)
-            install(model, site.path, layer)
-        for operand in stage.operands:
-            if operand.path in operands:
-                install(model, operand.path, operands[operand.path])
+            solved[path] = assemble(solution, grids[path], w_bits=problem.w_bits, a_bits=act_bits(site, spec))
+            statistics[path] = layer_statistics(problem, solution)
+        with phases("moments"):
+            states = states.past(model, stage, exact, grids=grids, layers=solved, operands=stage_operands)
+        for path, part in {**solved, **stage_operands}.items():
+            install(model, path, part)
+        layers |= solved
+        operands |= stage_operands
     progress("done", len(stages), len(stages))
     own = tuple(f"{path}." for path in layers | operands)
     leftovers = {name: t.cpu() for name, t in model.state_dict().items() if not name.startswith(own)}
@@ -92,73 +107,6 @@ def calibrate(
         statistics=statistics,
         versions={"erq-export": __version__} | packages,
     )
-
-
-def act_bits(site: Site, spec: QuantSpec) -> int:
-    """Designed bits of a site's input."""
-    return PATCH_BITS if site.role == "patch" else spec.bits.a
-
-
-def input_grids(
-    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], spec: QuantSpec, *, reparameterize: bool
-) -> dict[str, Grid]:
-    """The per-tensor grid of every site's input; LayerNorm-fed sites are reparameterised in place on the way.
-
-    Two passes over the stage: the tails that give exact percentiles, then the squared error of each percentile's grid.
-    """
-    n_images = sum(len(h) for h in hidden)
-    fold_sites = {s.path: s for s in stage.sites if reparameterize and s.norm is not None}
-    tails: dict[str, Tails] = {}
-
-    def see_tails(path: str, x: Tensor) -> None:
-        values = groups(x, per_channel=path in fold_sites)
-        if path not in tails:
-            tails[path] = Tails.of(values.shape[1] // len(hidden[0]) * n_images)
-        tails[path].add(values)
-
-    walk(model, stage, hidden, see_tails)
-    bits = {s.path: act_bits(s, spec) for s in stage.sites}
-    searches = {
-        path: RangeSearch.from_tails(t, bits=bits[path], rules=spec.rules, per_channel=path in fold_sites)
-        for path, t in tails.items()
-    }
-    walk(model, stage, hidden, lambda path, x: searches[path].add(x))
-    grids = {path: search.best() for path, search in searches.items()}
-    return {path: reparameterized(model, fold_sites[path], grid, spec) if path in fold_sites else grid
-            for path, grid in grids.items()}  # fmt: skip
-
-
-def reparameterized(model: nn.Module, site: Site, per_channel: Grid, spec: QuantSpec) -> Grid:
-    """Fold a site's per-channel grid into its LayerNorm and its Linear; returns the per-tensor grid that is left."""
-    norm = cast(nn.LayerNorm, submodule(model, str(site.norm), nn.LayerNorm))
-    linear = cast(nn.Linear, submodule(model, site.path, nn.Linear))
-    like = linear.weight[0]
-    gamma = torch.ones_like(like) if norm.weight is None else norm.weight
-    beta = torch.zeros_like(like) if norm.bias is None else norm.bias
-    folded = fold(gamma, beta, linear.weight, linear.bias, per_channel, bits=act_bits(site, spec), rules=spec.rules)
-    norm.elementwise_affine = True
-    for module, name, value in (
-        (norm, "weight", folded.gamma),
-        (norm, "bias", folded.beta),
-        (linear, "weight", folded.weight),
-        (linear, "bias", folded.bias),
-    ):
-        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
-    return folded.grid
-
-
-def stage_moments(
-    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], grids: dict[str, Grid]
-) -> tuple[dict[str, Moments], list[Tensor]]:
-    """The moments of every site in one pass, and the stage's full-precision output, which is the next hidden state."""
-    moments: dict[str, Moments] = {}
-
-    def add(path: str, x: Tensor) -> None:
-        if path not in moments:
-            moments[path] = Moments.zero(x.shape[1], bias=True, device=x.device)
-        moments[path].add(x, fake_quantize(x, grids[path]))
-
-    return moments, walk(model, stage, hidden, add)
 
 
 def layer_problem(linear: nn.Linear, moments: Moments, site: Site, spec: QuantSpec) -> Problem:

@@ -3,7 +3,7 @@
 from erq_export.affine import quantize
 
 from .method import Problem, Solution
-from .weight_grid import weight_grid
+from .weight_grid import PERCENTILES, weight_grid
 
 
 class RoundToNearest:
@@ -13,7 +13,8 @@ class RoundToNearest:
     reparameterize = False
 
     def solve(self, problem: Problem) -> Solution:
-        grid = weight_grid(problem.weight, bits=problem.w_bits, rules=problem.spec.rules)
+        spec, percentiles = problem.spec, PERCENTILES[problem.spec.weight_percentiles]
+        grid = weight_grid(problem.weight, bits=problem.w_bits, rules=spec.rules, percentiles=percentiles)
         return Solution(q=quantize(problem.weight, grid), grid=grid, bias=problem.bias)
 
 

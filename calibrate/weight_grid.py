@@ -12,10 +12,13 @@ from torch import Tensor
 from erq_export.affine import Grid, asymmetric_grid, common_power, fake_quantize, snap_to_ratio, symmetric_grid
 from erq_export.targets import GridRules
 
-PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)  # ERQ's wider grid (TPAMI)
+PERCENTILES: dict[str, tuple[float, ...]] = {
+    "wide": (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0),  # ERQ, extended paper (TPAMI)
+    "repq": (0.999, 0.9999, 0.99999),  # RepQ-ViT, and so presumably ERQ (ICML): hardly more than the largest weight
+}
 
 
-def weight_grid(W: Tensor, *, bits: int, rules: GridRules, percentiles: Sequence[float] = PERCENTILES) -> Grid:
+def weight_grid(W: Tensor, *, bits: int, rules: GridRules, percentiles: Sequence[float] = PERCENTILES["wide"]) -> Grid:
     """Search the range of every row at once: tensors of shape (n, 1).
 
     The rows are sorted once; each percentile is then a lookup. Below 8 bits grids are asymmetric and hold 0, so that

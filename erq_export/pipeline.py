@@ -65,7 +65,7 @@ def run(job: Job, ui: Ui, *, overwrite: bool = False) -> dict[str, Any]:
     with it.stage("load"):
         loaded = load(job.model, seed=job.quant.seed)
         data = calibration_set(images, loaded.identity.preprocess, n=job.quant.calib, seed=job.quant.seed)
-    ui.note(budget(loaded, job.quant.calib).says())
+    ui.note(budget(loaded, job.quant).says())
     with it.stage("calibrate"):
         bundle = calibrate(loaded, data, job.quant, device=device, progress=ui.progress)
         with staged(it.out.path) as folder:

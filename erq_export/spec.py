@@ -13,6 +13,8 @@ REFINEMENTS = ("flip", "paper", "none", "mipq")
 MIPQ_COLUMNS = range(1, 21)
 GPTQ_ORDERS = ("natural", "activation")
 ATTENTION = ("fp16", "int8")
+INPUTS = ("float", "quantized")
+WEIGHT_PERCENTILES = ("wide", "repq")
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(3, 9)
 
@@ -91,7 +93,23 @@ class QuantSpec:
     head_ridge: float | None = option(None, "erq: λ of the head's activation step (default: --ridge; 1: as published)")
     row_steps: int = option(100, "erq: most steps per row after the last half, beyond the paper (0: off, as published)")
 
+    inputs: str = option(
+        "float",
+        "layers are fitted to the float model's inputs, or to those that the quantized layers before them produce: "
+        + ", ".join(INPUTS),
+    )
+    input_ranges: str = option(
+        "float", "input ranges from float activations, or behind quantized ones (as published): " + ", ".join(INPUTS)
+    )
+    weight_percentiles: str = option(
+        "wide",
+        "weight ranges searched: the extended paper's 10 percentiles or RepQ's 3: " + ", ".join(WEIGHT_PERCENTILES),
+    )
+
     def __post_init__(self) -> None:
+        for name, known in (("inputs", INPUTS), ("input_ranges", INPUTS), ("weight_percentiles", WEIGHT_PERCENTILES)):
+            if getattr(self, name) not in known:
+                raise unknown(f"--{name.replace('_', '-')}", getattr(self, name), known)
         if self.head_ridge is not None and not self.head_ridge > 0:
             raise SpecError(f"--head-ridge {self.head_ridge}", fix="a positive number; 1 is the published method")
         if self.row_steps < 0:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from erq_export.errors import ErqError, SpecError
 from erq_export.registry import METHODS, nearest, resolve
-from erq_export.spec import ACTIVATION_BITS, REFINEMENTS, WEIGHT_BITS, Bits, ModelSpec, QuantSpec
+from erq_export.spec import ACTIVATION_BITS, REFINEMENTS, WEIGHT_BITS, WEIGHT_PERCENTILES, Bits, ModelSpec, QuantSpec
 from erq_export.targets import TARGETS, grid_rules, named
 
 W4A4 = Bits(w=4, a=4)
@@ -77,6 +77,9 @@ def test_a_spec_survives_json() -> None:
         gptq_order="activation",
         attention="int8",
         attention_bits=5,
+        inputs="quantized",
+        input_ranges="quantized",
+        weight_percentiles="repq",
     )
     for field in dataclasses.fields(QuantSpec):  # each is put to the test
         assert getattr(changed, field.name) != getattr(spec(), field.name)
@@ -112,6 +115,9 @@ def test_json_with_fields_of_another_version_is_refused() -> None:
         ({"gptq_damping": math.nan}, "positive"),
         ({"gptq_block": 0}, "at least 1"),
         ({"gptq_order": "actvation"}, "did you mean activation"),
+        ({"inputs": "flaot"}, "did you mean float"),
+        ({"input_ranges": "quantised"}, "did you mean quantized"),
+        ({"weight_percentiles": "wider"}, "did you mean wide"),
     ],
 )
 def test_what_is_out_of_bounds_is_refused_with_a_way_out(change: dict[str, Any], says: str) -> None:
@@ -151,6 +157,12 @@ def test_a_name_like_no_other_is_answered_with_all_there_are() -> None:
         resolve("method", "zzzzzz", METHODS)
     assert caught.value.fix == f"one of: {', '.join(sorted(METHODS))}"
     assert nearest("erqq", METHODS, n=1) == ["erq"]
+
+
+def test_percentile_grids_of_the_spec_are_those_there_are() -> None:
+    from erq_export.calibrate.weight_grid import PERCENTILES
+
+    assert set(WEIGHT_PERCENTILES) == set(PERCENTILES)
 
 
 def test_refinements_of_the_spec_are_those_there_are() -> None:

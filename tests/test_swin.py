@@ -18,7 +18,7 @@ from torch import nn
 
 from erq_export.bundle import Bundle
 from erq_export.calibrate.data import CalibrationSet
-from erq_export.calibrate.loop import input_grids
+from erq_export.calibrate.ranges import input_grids
 from erq_export.errors import SpecError
 from erq_export.exporters.engine import build
 from erq_export.exporters.tensorrt import available

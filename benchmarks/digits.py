@@ -1,0 +1,78 @@
+"""The bundled model's digits, decoded once, with what the float model says of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from erq_export.demo import Digits
+from erq_export.images import batches
+from erq_export.models.loading import load
+from erq_export.quantized import quant_linears
+from erq_export.spec import ModelSpec
+from erq_export.validate.accuracy import BATCH
+from erq_export.validate.distance import relative_l2
+from erq_export.validate.runners import TorchRunner
+
+DEMO = ModelSpec(name="demo")
+CPU = torch.device("cpu")
+
+
+class Judged:
+    """One split of the digits and the float model's logits; quantized models are measured against both."""
+
+    def __init__(self, split: Literal["train", "held_out"]) -> None:
+        loaded, self.digits = load(DEMO, seed=0), Digits(split)
+        self.float_model = loaded.model
+        self.labels = torch.tensor(self.digits.labels)
+        self.names = [self.digits.name(i) for i in range(len(self.digits))]
+        self.pixels = torch.cat(
+            list(batches(self.digits, loaded.identity.preprocess, range(len(self.digits)), BATCH))
+        )  # (n, 3, H, W)
+        self.float_logits = self.logits(self.float_model, range(len(self.digits)))
+
+    def logits(self, model: nn.Module, chosen: range | list[int]) -> Tensor:
+        """(len(chosen), classes)."""
+        runner = TorchRunner(model, CPU)
+        return torch.cat([runner.logits(chunk) for chunk in self.pixels[list(chosen)].split(BATCH)])
+
+    def without(self, names: tuple[str, ...], n: int) -> list[int]:
+        """n images that are not among `names`, evenly spread over the rest."""
+        rest = [i for i, name in enumerate(self.names) if name not in names]
+        return [rest[i * len(rest) // n] for i in range(n)]
+
+    def top1(self, logits: Tensor, chosen: range | list[int]) -> float:
+        """Share of images whose class is right, in per cent."""
+        return 100 * float((logits.argmax(1) == self.labels[list(chosen)]).double().mean())
+
+    def figures(self, logits: Tensor, chosen: range | list[int]) -> dict[str, float]:
+        """top1 and agreement with the float model in per cent; logits_error ‖quantized − float‖/‖float‖."""
+        exact = self.float_logits[list(chosen)]
+        return {
+            "top1": self.top1(logits, chosen),
+            "agreement": 100 * float((logits.argmax(1) == exact.argmax(1)).double().mean()),
+            "logits_error": relative_l2(logits, exact),
+        }
+
+    @torch.inference_mode()
+    def deployed_error(self, model: nn.Module, chosen: list[int]) -> float:
+        """Σ‖ŷ − y‖²/Σ‖y‖² of a layer's output y where it stands, all layers before it quantized too; mean over layers."""
+        paths = list(quant_linears(model))
+        outputs: dict[nn.Module, dict[str, Tensor]] = {self.float_model: {}, model: {}}
+        handles = [
+            of.get_submodule(path).register_forward_hook(lambda _m, _i, y, path=path, seen=seen: seen.update({path: y}))
+            for of, seen in outputs.items()
+            for path in paths
+        ]
+        sums = torch.zeros(2, len(paths), dtype=torch.float64)
+        for chunk in self.pixels[chosen].split(BATCH):
+            for of in outputs:
+                of(chunk)
+            for j, path in enumerate(paths):
+                y, y_hat = (seen[path] for seen in outputs.values())
+                sums[:, j] += torch.stack([(y_hat - y).square().sum(), y.square().sum()]).double()
+        for handle in handles:
+            handle.remove()
+        return float((sums[0] / sums[1]).mean())

@@ -1,0 +1,105 @@
+"""The input grids of one stage's sites: ranges searched over the calibration set, LayerNorms folded on the way.
+
+With `--input-ranges float` a site's range is that of the full-precision model's inputs. With `quantized` it is the
+paper's (erq.md section 6, step 2): inputs behind the quantizers of all activations before it, weights in full precision.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from erq_export.affine import Grid
+from erq_export.models.family import Site, Stage, submodule
+from erq_export.spec import QuantSpec
+
+from .capture import walk
+from .observers import RangeSearch, Tails, groups
+from .reparam import fold
+
+PATCH_BITS = 8  # of the image at the patch embedding, whatever the other activations have (RepQ-ViT)
+
+
+def act_bits(site: Site, spec: QuantSpec) -> int:
+    """Designed bits of a site's input."""
+    return PATCH_BITS if site.role == "patch" else spec.bits.a
+
+
+def input_grids(
+    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], spec: QuantSpec, *, reparameterize: bool
+) -> dict[str, Grid]:
+    """The per-tensor grid of every site's input; LayerNorm-fed sites are reparameterised in place on the way.
+
+    `hidden` is the state that the ranges are searched on (`States.ranged`). Behind quantizers the sites are searched
+    one after the other, two passes each: a site's inputs exist only once those before it have their grids.
+    """
+    if spec.input_ranges == "float":
+        return searched(model, stage, stage.sites, hidden, spec, before={}, reparameterize=reparameterize)
+    grids: dict[str, Grid] = {}
+    for site in stage.sites:
+        grids |= searched(model, stage, (site,), hidden, spec, before=grids, reparameterize=reparameterize)
+    return grids
+
+
+def searched(
+    model: nn.Module,
+    stage: Stage,
+    sites: Sequence[Site],
+    hidden: Sequence[Tensor],
+    spec: QuantSpec,
+    *,
+    before: Mapping[str, Grid],
+    reparameterize: bool,
+) -> dict[str, Grid]:
+    """The grids of `sites`, with the inputs of the sites in `before` quantized to their grids.
+
+    Two passes over the stage: the tails that give exact percentiles, then the squared error of each percentile's grid.
+    """
+    n_images = sum(len(h) for h in hidden)
+    wanted = {s.path: s for s in sites}
+    fold_sites = {s.path: s for s in sites if reparameterize and s.norm is not None}
+    tails: dict[str, Tails] = {}
+
+    def see_tails(path: str, x: Tensor) -> None:
+        if path not in wanted:
+            return
+        values = groups(x, per_channel=path in fold_sites)
+        if path not in tails:
+            tails[path] = Tails.of(values.shape[1] // len(hidden[0]) * n_images)
+        tails[path].add(values)
+
+    walk(model, stage, hidden, see_tails, on_grid=before)
+    bits = {path: act_bits(site, spec) for path, site in wanted.items()}
+    searches = {
+        path: RangeSearch.from_tails(t, bits=bits[path], rules=spec.rules, per_channel=path in fold_sites)
+        for path, t in tails.items()
+    }
+
+    def see_errors(path: str, x: Tensor) -> None:
+        if path in searches:
+            searches[path].add(x)
+
+    walk(model, stage, hidden, see_errors, on_grid=before)
+    grids = {path: search.best() for path, search in searches.items()}
+    return {path: reparameterized(model, fold_sites[path], grid, spec) if path in fold_sites else grid
+            for path, grid in grids.items()}  # fmt: skip
+
+
+def reparameterized(model: nn.Module, site: Site, per_channel: Grid, spec: QuantSpec) -> Grid:
+    """Fold a site's per-channel grid into its LayerNorm and its Linear; returns the per-tensor grid that is left."""
+    norm = cast(nn.LayerNorm, submodule(model, str(site.norm), nn.LayerNorm))
+    linear = cast(nn.Linear, submodule(model, site.path, nn.Linear))
+    like = linear.weight[0]
+    gamma = torch.ones_like(like) if norm.weight is None else norm.weight
+    beta = torch.zeros_like(like) if norm.bias is None else norm.bias
+    folded = fold(gamma, beta, linear.weight, linear.bias, per_channel, bits=act_bits(site, spec), rules=spec.rules)
+    norm.elementwise_affine = True
+    for module, name, value in (
+        (norm, "weight", folded.gamma),
+        (norm, "bias", folded.beta),
+        (linear, "weight", folded.weight),
+        (linear, "bias", folded.bias),
+    ):
+        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    return folded.grid

@@ -1,0 +1,126 @@
+"""What the calibration set has become in front of a stage: in the float model, behind quantizers, and as deployed.
+
+Letters:  x a site's input in the full-precision model;  x′ the same where it stands in the deployed one;  x̂ = Q(x) or Q(x′)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from erq_export.affine import Grid, fake_quantize
+from erq_export.models.family import Site, Stage
+from erq_export.quantized import QuantizedLayer, QuantizedOperand, install
+from erq_export.spec import QuantSpec
+
+from .capture import unseen, walk
+from .moments import Moments
+
+Chunks = Sequence[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class States:
+    """Hidden states in front of one stage, chunk by chunk; None where the run has no use for one.
+
+    exact: of the (reparameterised) float model. ranged: every activation quantized, weights float (`--input-ranges
+    quantized`). deployed: every layer before it quantized (`--inputs quantized`).
+    """
+
+    exact: Chunks
+    ranged: Chunks | None
+    deployed: Chunks | None
+
+    @classmethod
+    def of(cls, pixels: Chunks, spec: QuantSpec) -> "States":
+        """At the input all are the images."""
+        ranged, deployed = (how == "quantized" for how in (spec.input_ranges, spec.inputs))
+        return cls(exact=pixels, ranged=pixels if ranged else None, deployed=pixels if deployed else None)
+
+    @property
+    def for_ranges(self) -> Chunks:
+        """What input ranges are searched on."""
+        return self.exact if self.ranged is None else self.ranged
+
+    def past(
+        self,
+        model: nn.Module,
+        stage: Stage,
+        exact: Chunks,
+        *,
+        grids: Mapping[str, Grid],
+        layers: Mapping[str, QuantizedLayer],
+        operands: Mapping[str, QuantizedOperand],
+    ) -> "States":
+        """Behind the stage, which is still float and gave `exact`; `grids`, `layers` and `operands` are its own."""
+        ranged = None
+        if self.ranged is not None:
+            with installed(model, operands):
+                ranged = walk(model, stage, self.ranged, unseen, on_grid=grids)
+        deployed = None
+        if self.deployed is not None:
+            with installed(model, {**layers, **operands}):
+                deployed = walk(model, stage, self.deployed, unseen)
+        return States(exact=exact, ranged=ranged, deployed=deployed)
+
+
+@contextmanager
+def installed(model: nn.Module, layers: Mapping[str, QuantizedLayer | QuantizedOperand]) -> Iterator[None]:
+    """The model with `layers` (or operands) in place; the float modules return afterwards."""
+    floats = {path: model.get_submodule(path) for path in layers}
+    try:
+        for path, layer in layers.items():
+            install(model, path, layer)
+        yield
+    finally:
+        for path, module in floats.items():
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, module)
+
+
+def stage_moments(
+    model: nn.Module, stage: Stage, hidden: Chunks, grids: Mapping[str, Grid]
+) -> tuple[dict[str, Moments], list[Tensor]]:
+    """The moments of every site in one pass, x̂ = Q(x), and the stage's full-precision output: the next hidden state."""
+    moments: dict[str, Moments] = {}
+
+    def add(path: str, x: Tensor) -> None:
+        if path not in moments:
+            moments[path] = Moments.zero(x.shape[1], bias=True, device=x.device)
+        moments[path].add(x, fake_quantize(x, grids[path]))
+
+    return moments, walk(model, stage, hidden, add)
+
+
+def deployed_moments(
+    model: nn.Module,
+    stage: Stage,
+    site: Site,
+    exact: Chunks,
+    deployed: Chunks,
+    grid: Grid,
+    layers: Mapping[str, QuantizedLayer | QuantizedOperand],
+) -> Moments:
+    """The moments of one site with x̂ = Q(x′): x from the float stage, x′ behind the stage's finished `layers`.
+
+    The objective Σ‖W x − Ŵ x̂‖² and its equations stay as they are; x − x̂ now holds what the layers before have done as
+    well, and Aqer absorbs both. Two passes over the stage a site, one chunk of x and x′ at a time.
+    """
+    moments: Moments | None = None
+    for h, h_deployed in zip(exact, deployed, strict=True):
+        x = site_input(model, stage, site, h)
+        with installed(model, layers):
+            x_deployed = site_input(model, stage, site, h_deployed)
+        moments = moments or Moments.zero(x.shape[1], bias=True, device=x.device)
+        moments.add(x, fake_quantize(x_deployed, grid))
+    if moments is None:
+        raise ValueError("there is no calibration image")
+    return moments
+
+
+def site_input(model: nn.Module, stage: Stage, site: Site, h: Tensor) -> Tensor:
+    """What the site is given when the stage runs on one chunk h: (rows, k)."""
+    inputs: dict[str, Tensor] = {}
+    walk(model, stage, [h], inputs.__setitem__)
+    return inputs[site.path]
