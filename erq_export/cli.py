@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ from typing import Any, get_args
 import click
 
 from erq_export import __version__
-from erq_export.aliases import ALIASES
+from erq_export.aliases import ALIASES, PAPER_K
+from erq_export.demo import DEMO_PREPROCESS
 from erq_export.errors import ErqError, SpecError
 from erq_export.job import Job
 from erq_export.spec import Bits, ModelSpec, QuantSpec
@@ -195,12 +197,39 @@ def inspect(out: Path) -> None:
 
 
 @app.command()
-def models() -> None:
-    """List the short names, the timm tags behind them and their defaults."""
-    for name, alias in ALIASES.items():
-        changed = alias.defaults | alias.preprocess
-        click.echo(f"{name:8s} {alias.timm_name:46s} {' '.join(f'{k}={v}' for k, v in changed.items())}".rstrip())
-    click.echo("or any timm name of the vit and swin families, with --model-arg and --checkpoint for your own")
+@click.option("--json", "as_json", is_flag=True, help="as JSON, for programs")
+def models(as_json: bool) -> None:
+    """List the short names: the timm tag behind each and its defaults, which are the paper's."""
+    listed = {name: alias.to_json() for name, alias in ALIASES.items()}
+    listed["demo"]["preprocess"] = DEMO_PREPROCESS
+    if as_json:
+        click.echo(json.dumps(listed, indent=1, ensure_ascii=False))
+        return
+    head = ("name", "timm tag", "λ --ridge", "T --flips", "images --calib", "crop_pct", "")
+    rows = [
+        (
+            name,
+            row["timm_name"],
+            f"{row['ridge']:g}",
+            str(row["flips"]),
+            str(row["calib"]),
+            str(row["preprocess"]["crop_pct"]),
+            "; ".join([row["note"]] * bool(row["note"]) + [f"--{k} {v}" for k, v in _words(row["defaults"])]),
+        )
+        for name, row in listed.items()
+    ]
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo(f"\nk = {PAPER_K}: rounding refinement flips one integer at a time. An option that is given wins.")
+    click.echo(
+        "MODEL may be any timm name of the vit and swin families, with --model-arg and --checkpoint for your own."
+    )
+
+
+def _words(defaults: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Options and values as they are typed, one pair for each of a repeatable option's values."""
+    return [(k, v) for k, value in defaults.items() for v in (value if isinstance(value, tuple) else (value,))]
 
 
 @app.command()

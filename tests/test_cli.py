@@ -89,11 +89,52 @@ def test_help_is_quick_and_loads_neither_torch_nor_onnx() -> None:
     assert "MODEL --bits w4a4 --to TARGET" in said
 
 
-def test_models_lists_every_short_name(erq: Erq) -> None:
-    code, said = erq("models")
+# λ, T and images of the paper's set-up (erq.md 15) and the crops of its evaluation (erq.md 4), typed a second time here.
+IN_THE_PAPER = {
+    **dict.fromkeys(("vit_s", "vit_b", "swin_s", "swin_b"), (10000.0, 100, 32, 0.9)),
+    **dict.fromkeys(("deit_s", "deit_b"), (10000.0, 100, 32, 0.875)),
+    "deit_t": (1e3, 100, 32, 0.875),
+}
+
+
+def test_models_lists_every_short_name_with_the_papers_hyper_parameters(erq: Erq) -> None:
+    code, said = erq("models", "--json")
+    listed = json.loads(said)
     assert code == 0
-    assert "vit_small_patch16_224.augreg_in21k_ft_in1k" in said
-    assert "deit_t" in said
+    assert set(listed) == {*IN_THE_PAPER, "vit_t", "swin_t", "demo"}
+    assert {name for name, row in listed.items() if row["in_paper"]} == set(IN_THE_PAPER)
+    for name, expected in IN_THE_PAPER.items():
+        row = listed[name]
+        assert (row["ridge"], row["flips"], row["calib"], row["preprocess"]["crop_pct"]) == expected, name
+        assert row["k"] == 1
+        assert row["defaults"] == {}
+
+
+def test_models_is_a_table_of_those_values(erq: Erq) -> None:
+    """Cells begin where their heads begin, and what is not the paper's says so."""
+    code, said = erq("models")
+    head, *lines = said.splitlines()
+    columns = [head.index(name) for name in ("timm tag", "λ", "T", "images", "crop_pct")]
+    rows = {line.split()[0]: line for line in lines[: lines.index("")]}
+    assert code == 0
+    assert len(rows) == len(IN_THE_PAPER) + 3
+    for name, (ridge, flips, images, crop) in IN_THE_PAPER.items():
+        cells = [rows[name][start:].split(maxsplit=1)[0] for start in columns]
+        assert cells[0] == cli.ALIASES[name].timm_name
+        assert cells[1:] == [f"{ridge:g}", str(flips), str(images), str(crop)]
+        assert "not in the paper" not in rows[name]
+    assert "not in the paper" in rows["vit_t"]
+    assert "not in the paper" in rows["swin_t"]
+    assert rows["demo"].endswith("--compare w3a4; --compare w2a4; --seeds 5")
+    assert "k = 1:" in said
+
+
+def test_what_models_lists_is_what_a_run_gets() -> None:
+    for name, alias in cli.ALIASES.items():
+        context = cli.run.make_context("run", [name, "--bits", "w4a4", "--out", "out"])
+        job = cli.job_of(context, context.params)
+        row = alias.to_json()
+        assert (job.quant.ridge, job.quant.flips, job.quant.calib) == (row["ridge"], row["flips"], row["calib"])
 
 
 def test_doctor_says_what_builds_here(erq: Erq) -> None:
