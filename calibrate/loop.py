@@ -46,7 +46,8 @@ def calibrate(
 ) -> Bundle:
     """Find the integers of every quantized layer. Consumes `loaded.model`: it becomes the quantized model.
 
-    `phases` collects the seconds spent on ranges, on moments (the forward passes are in both) and in the solver.
+    `phases` collects the seconds spent on ranges, on moments (the forward passes are in both), in the solver and on
+    the layers' statistics.
 
     Bounded memory: the model, the hidden state of the calibration set, one stage's moments. SpecError where a layer's
     system cannot be solved; MachineError never: the device is the caller's choice.
@@ -73,7 +74,8 @@ def calibrate(
                 solution = method.solve(problem)
             layer = assemble(solution, grids[site.path], w_bits=problem.w_bits, a_bits=act_bits(site, spec))
             layers[site.path] = layer
-            statistics[site.path] = layer_statistics(problem, solution)
+            with phases("statistics"):
+                statistics[site.path] = layer_statistics(problem, solution)
             install(model, site.path, layer)
         for operand in stage.operands:
             if operand.path in operands:
@@ -185,12 +187,9 @@ def layer_statistics(problem: Problem, solution: Solution) -> dict[str, float]:
     """Output errors on the calibration rows, relative to the output's energy: with only the inputs quantized, with
     the weights then rounded to nearest, and as solved."""
     W, moments = problem.augmented, problem.moments
-    energy = max(moments.output_energy(W), 1e-300)
     nearest = torch.cat([quantize(problem.weight, solution.grid) * solution.grid.scale, problem.bias[:, None]], 1)
     solved = torch.cat([solution.q * solution.grid.scale, solution.bias[:, None]], 1)
-    return {
-        "n_rows": float(moments.n_rows),
-        "error_inputs": moments.output_error(W, W) / energy,
-        "error_nearest": moments.output_error(W, nearest) / energy,
-        "error": moments.output_error(W, solved) / energy,
-    }
+    energy, *errors = moments.output_errors(W, [torch.zeros_like(W), W, nearest, solved])
+    relative = [error / max(energy, 1e-300) for error in errors]
+    names = ("error_inputs", "error_nearest", "error")
+    return {"n_rows": float(moments.n_rows)} | dict(zip(names, relative, strict=True))
