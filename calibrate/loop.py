@@ -30,6 +30,7 @@ from .operands import quantized_operands
 from .ranges import act_bits, input_grids
 from .states import States, deployed_moments, stage_moments
 
+Part = QuantizedLayer | QuantizedOperand
 Progress = Callable[[str, int, int], None]
 
 # Images that go through a stage together. Fixed, so that equal images give equal bytes: a matrix product of another height
@@ -49,7 +50,8 @@ def calibrate(
 ) -> Bundle:
     """Find the integers of every quantized layer. Consumes `loaded.model`: it becomes the quantized model.
 
-    `phases` collects the seconds spent on ranges, on moments (the forward passes are in both) and in the solver.
+    `phases` collects the seconds spent on ranges, on moments (the forward passes are in both), in the solver and on
+    the layers' statistics.
     Another `chunk_size` changes the last bits of sums and nothing else; on the command line it is not to be had.
 
     Bounded memory: the model, the calibration set's hidden states (`States`), one stage's moments. SpecError where a layer's
@@ -80,16 +82,18 @@ def calibrate(
                 if states.deployed is None:
                     moments = together.pop(path)
                 else:
-                    before = {**stage_operands, **solved}
+                    before: dict[str, Part] = {**stage_operands, **solved}
                     moments = deployed_moments(model, stage, site, states.exact, states.deployed, grids[path], before)
             problem = layer_problem(linear, moments, site, spec)
             with phases("solver"):
                 solution = method.solve(problem)
             solved[path] = assemble(solution, grids[path], w_bits=problem.w_bits, a_bits=act_bits(site, spec))
-            statistics[path] = layer_statistics(problem, solution)
+            with phases("statistics"):
+                statistics[path] = layer_statistics(problem, solution)
         with phases("moments"):
             states = states.past(model, stage, exact, grids=grids, layers=solved, operands=stage_operands)
-        for path, part in {**solved, **stage_operands}.items():
+        parts: dict[str, Part] = {**solved, **stage_operands}
+        for path, part in parts.items():
             install(model, path, part)
         layers |= solved
         operands |= stage_operands
@@ -133,12 +137,9 @@ def layer_statistics(problem: Problem, solution: Solution) -> dict[str, float]:
     """Output errors on the calibration rows, relative to the output's energy: with only the inputs quantized, with
     the weights then rounded to nearest, and as solved."""
     W, moments = problem.augmented, problem.moments
-    energy = max(moments.output_energy(W), 1e-300)
     nearest = torch.cat([quantize(problem.weight, solution.grid) * solution.grid.scale, problem.bias[:, None]], 1)
     solved = torch.cat([solution.q * solution.grid.scale, solution.bias[:, None]], 1)
-    return {
-        "n_rows": float(moments.n_rows),
-        "error_inputs": moments.output_error(W, W) / energy,
-        "error_nearest": moments.output_error(W, nearest) / energy,
-        "error": moments.output_error(W, solved) / energy,
-    }
+    energy, *errors = moments.output_errors(W, [torch.zeros_like(W), W, nearest, solved])
+    relative = [error / max(energy, 1e-300) for error in errors]
+    names = ("error_inputs", "error_nearest", "error")
+    return {"n_rows": float(moments.n_rows)} | dict(zip(names, relative, strict=True))

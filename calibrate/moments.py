@@ -5,6 +5,7 @@ Letters:  x (k,) float input;  x̂ (k,) the same input quantized;  x̃ = [x̂; 1
 Sums, never means: the ridge of the paper's code is added to the sum (erq.md P1), and halves add up to the whole.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,14 +49,25 @@ class Moments:
         return mu, self.G[:-1, :-1] / self.n_rows - torch.outer(mu, mu)
 
     def output_error(self, W: Tensor, W_hat: Tensor) -> float:
-        """Σ‖W x̃₀ − Ŵ x̃‖² over all rows, with x̃₀ = [x; 1]: the layer's output error, weights and inputs quantized.
+        """Σ‖W x̃₀ − Ŵ x̃‖² over all rows, with x̃₀ = [x; 1]: the layer's output error, weights and inputs quantized."""
+        (error,) = self.output_errors(W, [W_hat])
+        return error
+
+    def output_errors(self, W: Tensor, W_hats: Sequence[Tensor]) -> list[float]:
+        """The output error of each Ŵ. Two products serve all of them, and each takes one more, none where Ŵ = W.
 
         With Δ = W − Ŵ (n, K) and W₀ the weight columns of W:  W x̃₀ − Ŵ x̃ = Δ x̃ + W₀ (x − x̂), hence
         tr(Δ G Δᵀ) + 2 tr(W₀ D Δᵀ) + tr(W₀ C W₀ᵀ).
         """
-        delta, W0 = W - W_hat, W[:, : len(self.C)]
-        quadratic = ((delta @ self.G) * delta).sum() + 2 * ((W0 @ self.D) * delta).sum() + ((W0 @ self.C) * W0).sum()
-        return float(quadratic.clamp_min(0))
+        W0 = W[:, : len(self.C)]
+        cross, of_inputs = W0 @ self.D, ((W0 @ self.C) * W0).sum()
+        errors = []
+        for W_hat in W_hats:
+            delta, quadratic = W - W_hat, of_inputs
+            if bool(delta.any()):
+                quadratic = ((delta @ self.G) * delta).sum() + 2 * (cross * delta).sum() + of_inputs
+            errors.append(float(quadratic.clamp_min(0)))
+        return errors
 
     def output_energy(self, W: Tensor) -> float:
         """Σ‖W x̃₀‖² over all rows: what errors are relative to. x̃₀ = x̃ + [x − x̂; 0]."""

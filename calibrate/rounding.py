@@ -15,7 +15,7 @@ from erq_export.affine import Grid, dequantize, quantize
 Refinement = Callable[[Tensor, Grid, Tensor, int], Tensor]
 Choice = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # c, g, q, d → which rows flip, which entry
 
-CACHED_ENTRIES = 2**17  # float64 numbers of each working array of a piece: five arrays of 1 MiB
+CACHED_ENTRIES = 2**18  # float64 numbers of each working array of a piece: 2 MiB, of some five
 
 
 def neighbours(W: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,25 +63,28 @@ def _refined(W: Tensor, grid: Grid, M: Tensor, limit: int, choose: Choice) -> Te
 
 def _descend(W: Tensor, down: Tensor, up: Tensor, is_up: Tensor, *, M: Tensor, limit: int, choose: Choice) -> Tensor:
     """Flip one entry per row and sweep, with the gradient kept current by a rank-one update; a row stops at its first
-    sweep without a flip. `is_up` records the flips, so the result is exactly one neighbour or the other."""
+    sweep without a flip. `is_up` records the flips, so the result is exactly one neighbour or the other.
+
+    Stopped rows stay where they are, and leave the arrays once a quarter has stopped: leaving costs as much as a sweep.
+    """
     d = torch.where(is_up, up, down) - W
     c = torch.where(is_up, down, up) - W - d
     g, q = d @ M, c.square() * M.diagonal()
-    rows = torch.arange(len(W), device=W.device)  # of W, still descending
+    rows = torch.arange(len(W), device=W.device)  # of W, in the arrays
     for _ in range(limit):
         helps, j = choose(c, g, q, d)
         n_helped = int(helps.sum())
         if n_helped == 0:
             break
-        if n_helped < len(rows):
-            rows, j = rows[helps], j[helps]
-            c, g, q, d = c[helps], g[helps], q[helps], d[helps]
+        if 4 * n_helped < 3 * len(rows):
+            kept = helps.nonzero()[:, 0]
+            helps, rows, j, c, g, q, d = (t.index_select(0, kept) for t in (helps, rows, j, c, g, q, d))
         at = torch.arange(len(rows), device=W.device), j
-        step = c[at]
+        step = torch.where(helps, c[at], 0)
         d[at] += step
-        c[at] = -step
-        g.addcmul_(step[:, None], M[j])
-        is_up[rows, j] ^= True
+        c[at] -= 2 * step  # exactly −c
+        g.addcmul_(step[:, None], M.index_select(0, j))
+        is_up[rows, j] ^= helps
     return torch.where(is_up, up, down)
 
 
