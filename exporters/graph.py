@@ -7,6 +7,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
+from erq_export.quantized import MARKER, OPERAND_MARKER
+
 KEPT_METADATA = "erq."
 
 
@@ -84,6 +86,16 @@ def value_of(value: ir.Value) -> NDArray[np.generic]:
         raise ValueError(f"{value.name} is not a constant")
     array: NDArray[np.generic] = value.const_value.numpy()
     return array
+
+
+def marker_nodes(model: ir.Model) -> list[ir.Node]:
+    """Where quantized layers and operands stand until a target's lowering takes their place, in graph order."""
+    return [node for node in model.graph if node.op_type in (MARKER, OPERAND_MARKER)]
+
+
+def path_of(marker: ir.Node) -> str:
+    """The module path that a marker stands for."""
+    return marker.metadata_props["erq.path"]
 
 
 def name_by_module(model: ir.Model) -> None:

@@ -7,12 +7,11 @@ float16. Casts stand where the types meet, one per value. The graph's own input 
 
 import onnx_ir as ir
 
-from erq_export.quantized import MARKER
+from erq_export.quantized import MARKER, OPERAND_MARKER
 
+from .attention import MOVEMENT
 from .graph import Editor, value_of
 
-MOVEMENT = {"Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Gather", "Split", "Expand", "Identity", "Flatten"}
-MOVEMENT |= {"Concat", "Pad"}  # the roll of shifted windows; zeros beside them
 ISLANDS = {"LayerNormalization"}
 F16, F32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 FLOATS = (F16, F32)
@@ -23,7 +22,7 @@ def to_half(model: ir.Model) -> None:
     editor = Editor(model)
     halved: dict[tuple[str, ir.DataType], ir.Value] = {}
     for node in list(model.graph):
-        if node.op_type == MARKER:
+        if node.op_type in (MARKER, OPERAND_MARKER):
             node.outputs[0].type = ir.TensorType(F16)  # not .dtype: copies of a graph share type objects
             continue
         if node.outputs[0].dtype not in FLOATS:  # shapes and indices

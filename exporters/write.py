@@ -7,19 +7,20 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from torch import nn
+from torch import Tensor, nn
 
 from erq_export.bundle import Bundle
-from erq_export.quantized import MARKER
+from erq_export.quantized import QuantizedLayer, QuantizedOperand
 from erq_export.targets import Target
 
-from .graph import Editor, name_by_module
+from .attention import attention_operators
+from .graph import Editor, marker_nodes, name_by_module, path_of
 from .half import to_half
 from .qdq import lower
 from .trace import trace
 
 LARGEST_FILE = 1_900_000_000  # bytes; protobuf ends at 2 GiB, larger tensors go beside the file
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
 
 
 def marker_graph(bundle: Bundle) -> ir.Model:
@@ -32,8 +33,11 @@ def marker_graph(bundle: Bundle) -> ir.Model:
 def rebound(markers: ir.Model, bundle: Bundle) -> ir.Model | None:
     """The marker graph of another bundle of the same architecture, without tracing again; the given one stays as it is.
 
-    None where the trace merged equal constants, so that a tensor of the bundle has no place of its own.
+    None where the trace merged equal constants, so that a tensor of the bundle has no place of its own, and where one
+    of the two has quantized attention and the other has not.
     """
+    if {path_of(node) for node in marker_nodes(markers)} != set(bundle.layers) | set(bundle.operands):
+        return None
     model = markers.clone()
     constants = model.graph.initializers
     if any(name not in constants for name in bundle.leftovers):
@@ -41,28 +45,27 @@ def rebound(markers: ir.Model, bundle: Bundle) -> ir.Model | None:
     for name, tensor in bundle.leftovers.items():
         constants[name].const_value = ir.tensor(tensor.numpy(), name=name)
     editor = Editor(model)
-    for node in [n for n in model.graph if n.op_type == MARKER]:
-        path = node.metadata_props["erq.path"]
-        layer = bundle.layers[path]
-        for i, (name, tensor) in enumerate(
-            (
-                ("weight_q", layer.weight_q),
-                ("weight_scale", layer.weight_scale),
-                ("bias", layer.bias),
-                ("act_scale", layer.act.scale),
-            ),
-            start=1,
-        ):
+    for node in marker_nodes(model):
+        path = path_of(node)
+        tensors, attributes = _bound(bundle.layers.get(path) or bundle.operands[path])
+        for i, (name, tensor) in enumerate(tensors.items(), start=1):
             node.replace_input_with(i, editor.constant(f"rebound.{path}.{name}", tensor.numpy()))
-        for name, value in (
-            ("qmin", int(layer.act.qmin)),
-            ("qmax", int(layer.act.qmax)),
-            ("w_bits", layer.w_bits),
-            ("a_bits", layer.a_bits),
-        ):
+        for name, value in attributes.items():
             node.attributes[name] = ir.AttrInt64(name, value)
     editor.drop_unused()
     return model
+
+
+def _bound(part: QuantizedLayer | QuantizedOperand) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """What a marker holds of the bundle, as `quantized` writes it: its inputs behind the first, its attributes."""
+    if isinstance(part, QuantizedOperand):
+        grid, bits = part.grid, {"bits": part.bits}
+        tensors = {"scale": grid.scale}
+    else:
+        grid, bits = part.act, {"w_bits": part.w_bits, "a_bits": part.a_bits}
+        names = ("weight_q", "weight_scale", "bias")
+        tensors = {name: getattr(part, name) for name in names} | {"act_scale": grid.scale}
+    return tensors, {"qmin": int(grid.qmin), "qmax": int(grid.qmax)} | bits
 
 
 def lowered(markers: ir.Model, target: Target, description: Mapping[str, Any]) -> tuple[ir.Model, dict[str, Any]]:
@@ -70,8 +73,9 @@ def lowered(markers: ir.Model, target: Target, description: Mapping[str, Any]) -
     model = markers.clone()
     if target.carrier == "float16":
         to_half(model)
-    sites = lower(model, target)
+    sites, operands = lower(model, target)
     Editor(model).finish()
+    attention = attention_operators(model)
     model.producer_name, model.producer_version = "erq-export", None
     for key, value in description.items():
         model.metadata_props[f"erq.{key}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
@@ -80,7 +84,14 @@ def lowered(markers: ir.Model, target: Target, description: Mapping[str, Any]) -
         "target": target.name,
         "opset": model.opset_imports[""],
         "sites": [site.to_json() for site in sites],
-        "claims": {"int8_gemm": len(sites), "fp_gemm": 0, "attention": count_attention(model)},
+        "operands": [operand.to_json() for operand in operands],
+        "attention": [operator.to_json() for operator in attention],
+        "claims": {
+            "int8_gemm": len(sites),
+            "fp_gemm": 0,
+            "int8_attention": sum(operator.precision == "int8" for operator in attention),
+            "fp_attention": sum(operator.precision == "fp" for operator in attention),
+        },
         **description,
     }
     return model, manifest
@@ -92,15 +103,6 @@ def float_graph(model: nn.Module, input_size: tuple[int, int, int]) -> ir.Model:
     name_by_module(graph)
     Editor(graph).finish()
     return graph
-
-
-def count_attention(model: ir.Model) -> int:
-    """Softmax nodes whose output feeds a product: one per attention operator."""
-    return sum(
-        any(use.node.op_type == "MatMul" for use in node.outputs[0].uses())
-        for node in model.graph
-        if node.op_type == "Softmax"
-    )
 
 
 def save(model: ir.Model, path: Path) -> None:
