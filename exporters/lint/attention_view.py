@@ -1,0 +1,93 @@
+"""Attention as a graph spells it: softmax between two products of computed operands, and which of its sites are quantized."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from .view import BETWEEN, DQ, MOVEMENT, Operand, Q, View, ahead, back, dims, is_constant, operand
+
+_LOGITS = MOVEMENT | BETWEEN | {Q, DQ, "Where"}
+_PROBABILITIES = MOVEMENT | {Q, DQ, "Clip", "Cast", "Mul", "Where"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """softmax(Q Kᵀ) V. `quantizers` are those that the output reaches before it is multiplied again."""
+
+    softmax: ir.Node
+    qk: ir.Node
+    pv: ir.Node
+    q: Operand
+    k: Operand
+    v: Operand
+    p: Operand
+    quantizers: tuple[ir.Node, ...]
+
+    @property
+    def sites(self) -> dict[str, bool]:
+        """Which of the five sites of integer attention are quantized."""
+        named = {"q": self.q, "k": self.k, "v": self.v, "softmax": self.p}
+        return {n: site.dequantize is not None for n, site in named.items()} | {"output": bool(self.quantizers)}
+
+    @property
+    def integer(self) -> bool:
+        return all(self.sites.values())
+
+    @property
+    def head_size(self) -> int | None:
+        shape = dims(self.qk.inputs[0])
+        return shape[-1] if shape else None
+
+    @property
+    def tokens(self) -> int | None:
+        shape = dims(self.softmax.outputs[0])
+        return shape[-1] if shape else None
+
+
+def attentions(view: View) -> Iterator[Attention]:
+    """Every one in the graph, in its order."""
+    for softmax in view.of_type("Softmax"):
+        qk = _logits(softmax.inputs[0])
+        for pv in ahead(softmax.outputs[0], _PROBABILITIES):
+            if qk is None or pv.op_type != "MatMul" or operand(pv.inputs[1]).constant:
+                continue
+            output = pv.outputs[0]
+            yield Attention(
+                softmax=softmax,
+                qk=qk,
+                pv=pv,
+                q=operand(qk.inputs[0]),
+                k=operand(qk.inputs[1]),
+                v=operand(pv.inputs[1]),
+                p=operand(pv.inputs[0]),
+                quantizers=tuple(n for n in ahead(output, MOVEMENT | {"Clip", "Cast"}) if n.op_type == Q),
+            )
+
+
+def _logits(value: ir.Value | None) -> ir.Node | None:
+    """The product of two computed operands behind a softmax: biases, masks and scales on the way are passed."""
+    waiting, seen = [value], set()
+    while waiting:
+        value = waiting.pop()
+        node = value.producer() if value is not None else None
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.op_type == "MatMul" and not operand(node.inputs[1]).constant:
+            return node
+        if node.op_type in _LOGITS:
+            waiting.extend(v for v in node.inputs if not is_constant(v))
+    return None
+
+
+def projection(value: ir.Value | None) -> tuple[ir.Node | None, bool]:
+    """(the product with a constant weight that q, k or v comes from, whether it is quantized where its output lies in
+    token layout, before any Reshape or Transpose)."""
+    source, passed = back(value, MOVEMENT | BETWEEN | {Q, DQ})
+    node = source.producer() if source is not None else None
+    if node is None or node.op_type not in ("MatMul", "Gemm"):
+        return None, False
+    nearest = [n.op_type for n in reversed(passed)]  # from the product on
+    before_q = nearest[: nearest.index(Q)] if Q in nearest else nearest
+    return node, Q in nearest and not {"Reshape", "Transpose"} & set(before_q)

@@ -1,0 +1,96 @@
+"""Runs every rule that concerns a target over an ONNX file."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from erq_export.errors import SpecError
+from erq_export.targets import TARGETS, named
+
+from . import attention, codes, model, products, scales
+from .rule import Finding, Rule
+from .view import View
+
+RULES: tuple[Rule, ...] = (*codes.RULES, *scales.RULES, *products.RULES, *attention.RULES, *model.RULES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What was found in a file, in the order of the rules."""
+
+    file: str
+    target: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> int:
+        return sum(finding.severity == "error" for finding in self.findings)
+
+    @property
+    def warnings(self) -> int:
+        return len(self.findings) - self.errors
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "file": self.file,
+            "target": self.target,
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+
+def check(path: Path, target: str) -> Checked:
+    """The findings of every rule for the target. SpecError where the target is unknown or the file is not ONNX."""
+    named(target)
+    view = View(model=load(path))
+    findings = tuple(finding for rule in RULES for finding in rule.findings(view, target))
+    return Checked(file=str(path), target=target, findings=findings)
+
+
+def load(path: Path) -> ir.Model:
+    """The model with functions inlined, constants lifted and shapes inferred as far as they can be. Tensors stay on disk."""
+    if not path.is_file():
+        raise SpecError(f"there is no file {path}", fix="erq-export check FILE.onnx --target TARGET")
+    try:
+        read = ir.load(path)
+    except Exception as e:
+        raise SpecError(f"{path} is not an ONNX model: {e}", fix="give the .onnx file itself") from e
+    if not len(read.graph):
+        raise SpecError(f"{path} is not an ONNX model: its graph is empty", fix="give the .onnx file itself")
+    if read.functions:
+        passes.InlinePass()(read)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(read)
+    with _quiet():  # a graph that inference rejects is judged without shapes: it may be what the rules are about
+        passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(read)
+    return read
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    log = logging.getLogger("onnx_ir")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def table() -> str:
+    """The rules as a Markdown table: what `check --rules` prints and docs/check.md holds."""
+    rows = ["| rule | error on | warning on | what it finds |", "|---|---|---|---|"]
+    for rule in RULES:
+        errors, warnings = (_targets(names) for names in (rule.errors, rule.warnings))
+        rows.append(f"| {rule.id} | {errors} | {warnings} | {rule.says} |")
+    return "\n".join(rows)
+
+
+def _targets(names: tuple[str, ...]) -> str:
+    return "all" if set(names) == set(TARGETS) else ", ".join(names)
