@@ -18,7 +18,7 @@ from erq_export.bundle import Bundle
 from erq_export.meter import Phases
 from erq_export.models.family import Site, submodule
 from erq_export.models.loading import Loaded
-from erq_export.quantized import QuantizedLayer, QuantizedOperand, install
+from erq_export.quantized import QuantizedLayer, QuantizedOperand, install, on_cpu
 from erq_export.registry import METHODS, resolve
 from erq_export.spec import QuantSpec
 
@@ -95,8 +95,8 @@ def calibrate(
         parts: dict[str, Part] = {**solved, **stage_operands}
         for path, part in parts.items():
             install(model, path, part)
-        layers |= solved
-        operands |= stage_operands
+        layers |= {path: on_cpu(layer) for path, layer in solved.items()}
+        operands |= {path: on_cpu(operand) for path, operand in stage_operands.items()}
     progress("done", len(stages), len(stages))
     own = tuple(f"{path}." for path in layers | operands)
     leftovers = {name: t.cpu() for name, t in model.state_dict().items() if not name.startswith(own)}

@@ -3,7 +3,8 @@
 Letters:  B images;  T tokens;  k inputs, n outputs of a layer;  x̂ the input on its grid;  q integers
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,9 @@ class QuantizedOperand:
     grid: Grid
     bits: int
     role: str
+
+
+Part = TypeVar("Part", QuantizedLayer, QuantizedOperand)
 
 
 class QuantLinear(nn.Module):
@@ -124,6 +128,18 @@ class QuantOperand(nn.Module):
             version=1,
             metadata_props={"erq.path": self.path},
         )
+
+
+def on_cpu(part: Part) -> Part:
+    """The same layer or operand with its tensors on the CPU, where bundles live."""
+    moved: dict[str, Any] = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Tensor):
+            moved[field.name] = value.cpu()
+        elif isinstance(value, Grid):
+            moved[field.name] = value.map(Tensor.cpu)
+    return replace(part, **moved)
 
 
 def install(model: nn.Module, path: str, layer: QuantizedLayer | QuantizedOperand) -> None:
