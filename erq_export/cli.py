@@ -14,7 +14,7 @@ import click
 from erq_export import __version__
 from erq_export.aliases import ALIASES, PAPER_K
 from erq_export.demo import DEMO_PREPROCESS
-from erq_export.errors import ErqError, SpecError
+from erq_export.errors import FOUND, ErqError, SpecError
 from erq_export.job import Job
 from erq_export.spec import Bits, ModelSpec, QuantSpec
 from erq_export.targets import TARGETS
@@ -194,6 +194,40 @@ def inspect(out: Path) -> None:
     from erq_export.terminal import Terminal
 
     Terminal().show(OutputFolder(out).read_report(), out)
+
+
+@app.command()
+@click.argument("file", type=Path, required=False)
+@click.option("--target", help=f"what it is meant for: {', '.join(TARGETS)}")
+@click.option("--strict", is_flag=True, help="exit code 8 for warnings too")
+@click.option("--json", "as_json", is_flag=True, help="print the findings as JSON and nothing else")
+@click.option("--rules", "list_rules", is_flag=True, help="print every rule and the targets it concerns")
+def check(file: Path | None, target: str | None, *, strict: bool, as_json: bool, list_rules: bool) -> None:
+    """Say what in a Q/DQ graph, ours or foreign, TARGET refuses, computes differently or runs in floating point.
+
+    Errors give exit code 8, warnings alone 0.
+    """
+    from erq_export.exporters.lint import check as lint
+
+    if list_rules:
+        click.echo(lint.table())
+        return
+    if file is None or target is None:
+        missing = "FILE" if file is None else "--target"
+        raise SpecError(f"{missing} is missing", fix=f"erq-export check FILE.onnx --target {' | '.join(TARGETS)}")
+    found = lint.check(file, target)
+    click.echo(found.as_json() if as_json else found.as_text())
+    if found.errors or (strict and found.warnings):
+        sys.exit(FOUND)
+
+
+@app.command()
+def models() -> None:
+    """List the short names, the timm tags behind them and their defaults."""
+    for name, alias in ALIASES.items():
+        changed = alias.defaults | alias.preprocess
+        click.echo(f"{name:8s} {alias.timm_name:46s} {' '.join(f'{k}={v}' for k, v in changed.items())}".rstrip())
+    click.echo("or any timm name of the vit and swin families, with --model-arg and --checkpoint for your own")
 
 
 @app.command()

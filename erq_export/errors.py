@@ -1,11 +1,14 @@
 """What a user can act on: errors that name the problem, the fix and the exit code."""
 
+FOUND = 8  # exit code of `check` where it found something
+
 
 class ErqError(Exception):
     """A problem the user can act on: what is wrong, and what to do instead.
 
     The command line prints both lines and exits with `exit_code` (design: 2 usage, 3 this machine lacks
-    something, 4 accuracy gate, 5 parity gate, 6 engine build or precision gate, 7 speed gate).
+    something, 4 accuracy gate, 5 parity gate, 6 engine build or precision gate, 7 speed gate,
+    8 `check` found something: no exception, what it found is what was asked for).
     """
 
     exit_code = 2

@@ -158,8 +158,8 @@ def attribute(model: onnx.ModelProto, name: str, key: str, new: int) -> None:
 
 
 def insert(model: onnx.ModelProto, before: str, index: int, op: str, *inputs: str, **attributes: Any) -> str:
-    """A node on the edge into input `index` of `before`; its name is `<before>/<op>`."""
-    reader, name = node(model, before), f"{before}/{op}"
+    """A node on the edge into input `index` of `before`; its name is `<before>/in<index>/<op>`."""
+    reader, name = node(model, before), f"{before}/in{index}/{op}"
     made = helper.make_node(op, [reader.input[index], *inputs], [f"{name}.out"], name=name, **attributes)
     model.graph.node.insert(list(model.graph.node).index(reader), made)
     reader.input[index] = f"{name}.out"

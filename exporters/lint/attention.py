@@ -27,8 +27,10 @@ def partly_quantized_attention(view: View) -> Iterator[Hit]:
 
 @rule("QuantizeLinear on the output of a product", warnings=NVIDIA)
 def quantized_product_output(view: View) -> Iterator[Hit]:
-    """RTX 1.7.1: Q/DQ on outputs of linear layers or on attention logits, as ONNX Runtime's quantizer writes them,
-    lose fused attention (33 kernels instead of 19 for two blocks). q, k, v and attention's own output are meant."""
+    """RTX 1.7.1: on the logits of integer attention it loses the fused kernel (33 kernels instead of 19 for two blocks);
+    elsewhere the kernels stay and the error grows. ONNX Runtime's quantizer writes one on every product. q, k, v and
+    attention's own output are meant to be quantized."""
+    logits = {id(a.qk) for a in attentions(view) if a.integer}
     meant = {id(quantizer) for a in attentions(view) for quantizer in a.quantizers}
     meant |= {
         id(quantize_of(site.dequantize))
@@ -41,7 +43,8 @@ def quantized_product_output(view: View) -> Iterator[Hit]:
             if use.node.op_type == Q and id(use.node) not in meant and product.node.op_type != "Conv":
                 yield Hit(
                     node=use.node,
-                    reason=f"it quantizes the output of {named(product.node)} before its bias or softmax",
+                    reason=f"it rounds the output of {named(product.node)}: "
+                    + ("attention is not fused" if id(product.node) in logits else "error, no speed"),
                     fix="quantize inputs of products alone",
                 )
 
@@ -102,13 +105,13 @@ def attention_size(view: View) -> Iterator[Hit]:
 @rule("a fused qkv weight with a scale per channel: multiplied in floating point", warnings=NVIDIA)
 def qkv_per_channel(view: View) -> Iterator[Hit]:
     """RTX 1.7.1 pushes the split of q, k and v through the product, dequantizes the weight and multiplies floats, without
-    a message. Not where q, k and v are quantized before any Reshape or Transpose."""
+    a message, where the product is reshaped and then cut. Not where it is cut first, or q, k and v are quantized."""
     by_node = {product.node: product for product in view.products}
     found = set()
     for attention in attentions(view):
         projected = [projection(v) for v in (attention.qk.inputs[0], attention.qk.inputs[1], attention.pv.inputs[1])]
-        node = projected[0][0]
-        if node is None or any(other is not node for other, _ in projected) or all(early for _, early in projected):
+        node = projected[0]
+        if node is None or any(other is not node for other in projected):
             continue
         product = by_node[node]
         weight = product.weight

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from .view import BETWEEN, DQ, MOVEMENT, Operand, Q, View, ahead, back, dims, is_constant, operand
+from .view import AFFINE, DQ, LAYOUT, MOVEMENT, Operand, Q, View, ahead, back, dims, is_constant, operand
 
-_LOGITS = MOVEMENT | BETWEEN | {Q, DQ, "Where"}
+_CUTS = frozenset({"Split", "Slice", "Gather"})
+_LOGITS = MOVEMENT | AFFINE | {Q, DQ, "Where"}
 _PROBABILITIES = MOVEMENT | {Q, DQ, "Clip", "Cast", "Mul", "Where"}
 
 
@@ -81,13 +82,10 @@ def _logits(value: ir.Value | None) -> ir.Node | None:
     return None
 
 
-def projection(value: ir.Value | None) -> tuple[ir.Node | None, bool]:
-    """(the product with a constant weight that q, k or v comes from, whether it is quantized where its output lies in
-    token layout, before any Reshape or Transpose)."""
-    source, passed = back(value, MOVEMENT | BETWEEN | {Q, DQ})
+def projection(value: ir.Value | None) -> ir.Node | None:
+    """The product with a constant weight that q, k or v is cut from behind a Reshape; None where it is quantized on the way,
+    or cut before."""
+    source, passed = back(value, MOVEMENT | AFFINE)
     node = source.producer() if source is not None else None
-    if node is None or node.op_type not in ("MatMul", "Gemm"):
-        return None, False
-    nearest = [n.op_type for n in reversed(passed)]  # from the product on
-    before_q = nearest[: nearest.index(Q)] if Q in nearest else nearest
-    return node, Q in nearest and not {"Reshape", "Transpose"} & set(before_q)
+    first = next((n.op_type for n in reversed(passed) if n.op_type in LAYOUT | _CUTS), "")  # seen from the product
+    return node if node is not None and node.op_type in ("MatMul", "Gemm") and first in LAYOUT else None

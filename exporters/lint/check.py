@@ -1,11 +1,11 @@
 """Runs every rule that concerns a target over an ONNX file."""
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -36,14 +36,27 @@ class Checked:
     def warnings(self) -> int:
         return len(self.findings) - self.errors
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "file": self.file,
-            "target": self.target,
-            "errors": self.errors,
-            "warnings": self.warnings,
-            "findings": [finding.to_json() for finding in self.findings],
-        }
+    def as_json(self) -> str:
+        """One object: file, target, counts, findings."""
+        counts = {"errors": self.errors, "warnings": self.warnings}
+        findings = [finding.to_json() for finding in self.findings]
+        whole = {"file": self.file, "target": self.target, **counts, "findings": findings}
+        return json.dumps(whole, indent=1, ensure_ascii=False)
+
+    def as_text(self) -> str:
+        """Three lines a finding and one for the whole."""
+        lines = [
+            f"{f.severity}: {f.node} [{f.rule}]\n  {f.reason}\n  fix: {f.fix}"
+            for severity in ("error", "warning")
+            for f in self.findings
+            if f.severity == severity
+        ]
+        counts = f"{_counted(self.errors, 'error')}, {_counted(self.warnings, 'warning')}"
+        return "\n".join([*lines, f"{self.file} for {self.target}: {counts}"])
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n or 'no'} {what}{'' if n == 1 else 's'}"
 
 
 def check(path: Path, target: str) -> Checked:

@@ -40,7 +40,8 @@ def missing_zero_point(view: View) -> Iterator[Hit]:
 def uint8_codes(view: View) -> Iterator[Hit]:
     """TensorRT's parser: "UINT8 zero_point … Defaulting to INT8", with a warning only (RTX 1.7.1)."""
     for node in view.quantizers:
-        if code_type(node) == _T.UINT8 and (node.op_type == DQ or given(node, 2) is not None):
+        zero = given(node, 2)
+        if zero is not None and zero.dtype == _T.UINT8:
             yield Hit(
                 node=node,
                 reason="uint8 codes are read as int8: 128 … 255 saturate at 127",
@@ -110,15 +111,27 @@ def integer_operator(view: View) -> Iterator[Hit]:
         )
 
 
-@rule("output_dtype on QuantizeLinear", warnings=("onnx",))
-def output_dtype(view: View) -> Iterator[Hit]:
-    """ONNX Runtime 1.31: Q/DQ with output_dtype load, and their product stays in floating point."""
+@rule("int8 QuantizeLinear with both a zero point and output_dtype", errors=("onnx",))
+def output_dtype_twice(view: View) -> Iterator[Hit]:
+    """ONNX Runtime 1.31 on x64 rewrites int8 activations to uint8, leaves output_dtype and then refuses its own graph."""
     for node in view.activation_quantizers:
-        if integer(node, "output_dtype", 0):
+        if integer(node, "output_dtype", 0) == _T.INT8 and given(node, 2) is not None:
             yield Hit(
                 node=node,
-                reason="with output_dtype the product behind it is not fused",
+                reason="output_dtype int8 beside an int8 zero point: the session does not load",
                 fix="leave output_dtype out; the zero point's type says the same",
+            )
+
+
+@rule("int8 QuantizeLinear with output_dtype in the place of a zero point", warnings=("onnx",))
+def output_dtype_alone(view: View) -> Iterator[Hit]:
+    """ONNX Runtime 1.31 loads it and multiplies floats."""
+    for node in view.activation_quantizers:
+        if integer(node, "output_dtype", 0) == _T.INT8 and given(node, 2) is None:
+            yield Hit(
+                node=node,
+                reason="int8 by output_dtype alone: the product behind it runs in floating point",
+                fix="give it an explicit zero point, and leave output_dtype out",
             )
 
 
@@ -135,12 +148,13 @@ def wide_activation(view: View) -> Iterator[Hit]:
             )
 
 
-@rule("a Clip on integers between Q and DQ", warnings=("onnx",))
+@rule("a Clip on int8 codes between Q and DQ", warnings=("onnx",))
 def integer_clip(view: View) -> Iterator[Hit]:
-    """ONNX Runtime fuses DequantizeLinear whose input is QuantizeLinear; with a Clip between it multiplies floats."""
+    """ONNX Runtime 1.31 rewrites int8 codes to uint8 only where nothing stands between, and multiplies floats else."""
     for node in view.of_type("Clip"):
         readers = [use.node for use in node.outputs[0].uses()]
-        if any(reader.op_type == DQ and quantize_of(reader) is not None for reader in readers):
+        quantizers = [quantize_of(reader) for reader in readers if reader.op_type == DQ]
+        if any(q is not None and code_type(q) == _T.INT8 for q in quantizers):
             yield Hit(
                 node=node,
                 reason="a node between QuantizeLinear and DequantizeLinear: the product runs in floating point",
@@ -167,7 +181,8 @@ RULES = (
     int4_activation,
     int32_bias,
     integer_operator,
-    output_dtype,
+    output_dtype_twice,
+    output_dtype_alone,
     wide_activation,
     integer_clip,
     nothing_quantized,

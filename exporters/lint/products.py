@@ -74,16 +74,17 @@ def arithmetic_before_product(view: View) -> Iterator[Hit]:
             )
 
 
-@rule("a weight dequantized and then changed before its product", warnings=NVIDIA)
-def arithmetic_on_weight(view: View) -> Iterator[Hit]:
-    """TensorRT fuses DequantizeLinear of a constant into the product that reads it."""
+@rule("a weight dequantized and clipped before its product", warnings=NVIDIA)
+def clip_on_weight(view: View) -> Iterator[Hit]:
+    """RTX 1.7.1: a Clip between makes a floating-point product; Mul is folded."""
     for product in view.products:
-        if product.quantized and (weight := product.weight) is not None and weight.between:
-            names = ", ".join(named(node) for node in weight.between)
+        weight = product.weight
+        clips = [] if weight is None else [node for node in weight.between if node.op_type == "Clip"]
+        if product.quantized and clips:
             yield Hit(
                 node=product.node,
-                reason=f"{names} between the weight's DequantizeLinear and it: the weight is multiplied as floats",
-                fix="fold it into the stored integers and scale, or apply it behind the product",
+                reason=f"{named(clips[0])} between the weight's DequantizeLinear and it: it multiplies floats",
+                fix="clip the stored integers",
             )
 
 
@@ -134,32 +135,20 @@ def int4_weight(view: View) -> Iterator[Hit]:
             )
 
 
-@rule("blocked int4 weights with quantized activations", errors=NVIDIA)
-def int4_blocks(view: View) -> Iterator[Hit]:
-    """RTX 1.7.1 fails to build it; TensorRT's documentation: blocks are for weight-only products."""
+@rule("int4 weights with quantized activations and not one scale a channel", errors=NVIDIA)
+def int4_scale(view: View) -> Iterator[Hit]:
+    """RTX 1.7.1 builds an integer product from int4 weights with a scale per output channel; it fails to build where the
+    scale is one for the tensor or one a block."""
     for product in view.products:
         weight = product.weight
-        if product.quantized and _weight_type(product) in _FOUR_BITS and weight is not None and weight.dequantize:
+        if product.quantized and _weight_type(product) == ir.DataType.INT4 and weight is not None and weight.dequantize:
             scale = dims(given(weight.dequantize, 1)) or ()
-            if integer(weight.dequantize, "block_size", 0) or len(scale) > 1:
+            if integer(weight.dequantize, "block_size", 0) or len(scale) != 1:
                 yield Hit(
                     node=product.node,
-                    reason="an int4 weight in blocks and an int8 input: the build fails",
-                    fix="one scale a tensor or an output channel, or no quantizer on the input",
+                    reason=f"an int4 weight with scales {scale} and a quantized input: the build fails",
+                    fix="one scale an output channel, or the 4-bit codes held in int8",
                 )
-
-
-@rule("an int4 tensor whose last axis is odd", errors=NVIDIA)
-def int4_odd(view: View) -> Iterator[Hit]:
-    """TensorRT's parser packs two codes a byte along the last axis (RTX 1.7.1 refuses an odd one)."""
-    for node in view.quantizers:
-        shape = dims(node.inputs[0])
-        if code_type(node) == ir.DataType.INT4 and shape and shape[-1] is not None and shape[-1] % 2:
-            yield Hit(
-                node=node,
-                reason=f"its last axis has {shape[-1]} elements, two share a byte",
-                fix="pad the weight by one channel, or store it as int8",
-            )
 
 
 @rule("int8 activations shared by several products", warnings=("onnx",))
@@ -180,12 +169,15 @@ def shared_int8(view: View) -> Iterator[Hit]:
 
 @rule("int8 activations next to Reshape or Transpose from opset 21 on: does not load on x64", errors=("onnx",))
 def int8_moved(view: View) -> Iterator[Hit]:
-    """ONNX Runtime 1.31 on x64: InferenceSession raises (microsoft/onnxruntime#25526)."""
+    """ONNX Runtime 1.31 on x64: InferenceSession raises (microsoft/onnxruntime#25526). It loads where the
+    moved tensor is quantized again at once, as ONNX Runtime's own quantizer does."""
     if view.model.opset_imports.get("", 1) < 21:
         return
     for q, dq in view.pairs:
-        readers = [use.node.op_type for use in dq.outputs[0].uses()]
-        if code_type(q) == ir.DataType.INT8 and not is_constant(q.inputs[0]) and set(readers) & LAYOUT:
+        if code_type(q) != ir.DataType.INT8 or is_constant(q.inputs[0]):
+            continue
+        moves = [use.node for use in dq.outputs[0].uses() if use.node.op_type in LAYOUT]
+        if any(use.node.op_type != Q for move in moves for use in move.outputs[0].uses()):
             yield Hit(
                 node=dq,
                 reason="int8 codes are moved by Reshape or Transpose behind it: the session does not load",
@@ -195,7 +187,7 @@ def int8_moved(view: View) -> Iterator[Hit]:
 
 @rule("quantizers that buy nothing: LayerNorm, GELU and their parts run in floating point", warnings=ANY)
 def nothing_gained(view: View) -> Iterator[Hit]:
-    """Neither backend has an integer LayerNorm or GELU: the pair adds error and a kernel."""
+    """Neither backend has an integer LayerNorm or GELU: the pair adds error (RTX 1.7.1: as many kernels as without)."""
     for _, dq in view.pairs:
         readers = list(ahead(dq.outputs[0], MOVEMENT))
         if readers and all(node.op_type in _NEVER_INTEGER for node in readers):
@@ -223,12 +215,11 @@ RULES = (
     float_weight,
     one_side_quantized,
     arithmetic_before_product,
-    arithmetic_on_weight,
+    clip_on_weight,
     float_bias,
     conv_output,
     int4_weight,
-    int4_blocks,
-    int4_odd,
+    int4_scale,
     shared_int8,
     int8_moved,
     nothing_gained,

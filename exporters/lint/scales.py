@@ -40,9 +40,9 @@ def dynamic_scale(view: View) -> Iterator[Hit]:
             )
 
 
-@rule("a quantizer's scale has another type than its input", errors=ANY)
+@rule("a quantizer's scale has another type than its input", errors=("onnx",))
 def scale_type(view: View) -> Iterator[Hit]:
-    """ONNX before opset 23: x and y_scale share one type. ONNX Runtime and TensorRT's parser refuse the graph."""
+    """ONNX before opset 23: x and y_scale share one type. ONNX Runtime refuses the graph; RTX 1.7.1 takes it."""
     if view.model.opset_imports.get("", 1) >= 23:
         return
     for node in view.of_type(Q):
@@ -95,14 +95,15 @@ def _differ(z: NDArray[np.float64] | None, u: NDArray[np.float64] | None) -> boo
     return bool((z != u).any()) if z.size == u.size or 1 in (z.size, u.size) else True
 
 
-@rule("an activation scale per channel, token or block", warnings=ANY)
+@rule("an activation scale per channel, token or block", errors=("onnx",), warnings=NVIDIA)
 def per_channel_activation(view: View) -> Iterator[Hit]:
-    """A scale that varies along the summed axis cannot leave the sum: ONNX Runtime and RTX 1.7.1 multiply floats."""
+    """A scale that varies along the summed axis cannot leave the sum. RTX 1.7.1 multiplies floats; ONNX Runtime 1.31 fuses
+    it all the same and fails when the session runs ("MatMulIntegerToFloat")."""
     for node in view.activation_quantizers:
         if per_channel(node):
             yield Hit(
                 node=node,
-                reason=f"scales of shape {dims(given(node, 1))} on an activation: the product runs in floating point",
+                reason=f"scales of shape {dims(given(node, 1))} on an activation: in floating point, or not at all",
                 fix="one scale a tensor; fold differences between channels into the LayerNorm before it",
             )
 
@@ -147,9 +148,10 @@ def subnormal_scale(view: View) -> Iterator[Hit]:
             )
 
 
-@rule("a weight's scales lie along an axis that is summed", warnings=ANY)
+@rule("a weight's scales lie along an axis that is summed", errors=("onnx",), warnings=NVIDIA)
 def weight_axis(view: View) -> Iterator[Hit]:
-    """Only scales of the output channel leave the sum: last axis of MatMul's second operand, axis 0 of Conv's."""
+    """Only scales of the output channel leave the sum: last axis of MatMul's second operand, axis 0 of
+    Conv's. RTX 1.7.1 multiplies floats; ONNX Runtime 1.31 takes them for scales of the output, without a message."""
     for product in view.products:
         weight = product.weight
         if weight is None or (node := weight.dequantize) is None or not per_channel(node):

@@ -16,7 +16,8 @@ Q, DQ = "QuantizeLinear", "DequantizeLinear"
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 LAYOUT = frozenset({"Reshape", "Transpose", "Flatten"})
 MOVEMENT = LAYOUT | {"Slice", "Squeeze", "Unsqueeze", "Gather", "Split", "Expand", "Identity", "Dropout"}
-BETWEEN = frozenset({"Mul", "Div", "Add", "Sub", "Clip", "Cast", "Max", "Min"})  # with a constant partner
+SCALING = frozenset({"Mul", "Div", "Clip", "Cast"})  # with a constant partner; behind an Add the codes are gone
+AFFINE = SCALING | {"Add", "Sub"}
 HALF = ir.DataType.FLOAT16
 
 
@@ -125,12 +126,12 @@ def quantize_of(dequantize: ir.Node | None) -> ir.Node | None:
 
 
 def operand(value: ir.Value | None) -> Operand:
-    source, passed = back(value, MOVEMENT | BETWEEN)
+    source, passed = back(value, MOVEMENT | SCALING)
     node = source.producer() if source is not None else None
     if node is None or node.op_type != DQ:
         return Operand(dequantize=None, between=(), constant=is_constant(source))
     codes, _ = back(node.inputs[0], MOVEMENT | {"Clip", Q})
-    between = tuple(n for n in passed if n.op_type in BETWEEN)
+    between = tuple(n for n in passed if n.op_type in SCALING)
     return Operand(dequantize=node, between=between, constant=is_constant(codes))
 
 
