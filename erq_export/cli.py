@@ -222,15 +222,6 @@ def check(file: Path | None, target: str | None, *, strict: bool, as_json: bool,
 
 
 @app.command()
-def models() -> None:
-    """List the short names, the timm tags behind them and their defaults."""
-    for name, alias in ALIASES.items():
-        changed = alias.defaults | alias.preprocess
-        click.echo(f"{name:8s} {alias.timm_name:46s} {' '.join(f'{k}={v}' for k, v in changed.items())}".rstrip())
-    click.echo("or any timm name of the vit and swin families, with --model-arg and --checkpoint for your own")
-
-
-@app.command()
 @click.option("--json", "as_json", is_flag=True, help="as JSON, for programs")
 def models(as_json: bool) -> None:
     """List the short names: the timm tag behind each and its defaults, which are the paper's."""

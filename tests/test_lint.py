@@ -8,7 +8,6 @@ import onnx
 import pytest
 from lint_graphs import block, conv, gemm
 from lint_plants import PLANTS, Plant
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from tiny_swin import tiny_swin
 from tiny_vit import calibrated_bundle, random_images, tiny_spec, tiny_vit
