@@ -1,7 +1,6 @@
 """Where ONNX Runtime spends its time in a graph: its profiler's kernel times, summed by what the kernels do."""
 
 import json
-import statistics
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 
 import onnxruntime
 from torch import Tensor
+
+from erq_export.validate.runners import CPU, DISABLED
 
 INTEGER = ("MatMulIntegerToFloat", "QLinearMatMul", "DynamicQuantizeMatMul", "MatMulInteger", "QGemm", "QLinearConv")
 FLOAT = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv")
@@ -23,7 +24,7 @@ GROUPS = {
     ),
     "elementwise": ("Add", "Mul", "Sub", "Div", "QLinearAdd", "QLinearMul"),
 }
-WARM_UP, RUNS = 2, 8
+WARM_UP, RUNS = 2, 12
 
 
 def group_of(op: str, shapes: list[list[int]]) -> str:
@@ -36,14 +37,16 @@ def group_of(op: str, shapes: list[list[int]]) -> str:
 
 
 def profile(graph: Path, pixels: Tensor, *, threads: int) -> dict[str, Any]:
-    """Milliseconds by group and by operator: for each kernel the median of its runs, so that a busy machine counts little."""
+    """Milliseconds by group and by operator: for each kernel the least of its runs: a busy machine adds to the others."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.inter_op_num_threads, options.intra_op_num_threads = 1, threads
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(graph), options, providers=list(CPU), disabled_optimizers=list(DISABLED)
+        )
         for _ in range(WARM_UP + RUNS):
             session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
@@ -59,7 +62,7 @@ def profile(graph: Path, pixels: Tensor, *, threads: int) -> dict[str, Any]:
     by_group: dict[str, float] = defaultdict(float)
     for name, times in kernels.items():
         op, group = what[name]
-        spent = statistics.median(times[WARM_UP:] or times)
+        spent = min(times[WARM_UP:] or times)
         by_op[op] += spent
         by_group[group] += spent
     return {"by_group_ms": _largest_first(by_group), "by_operator_ms": _largest_first(by_op)}

@@ -2,7 +2,7 @@
 
 Beside the float32 graph and ONNX Runtime's own quantize_static at its fastest setting, in turns (every round runs each
 once, the first one rotating). Full-size models with random weights on random images: speed does not depend on the
-values, so round to nearest from a few images serves; accuracy is not measured. The file is not called onnxruntime.py,
+values, so round to nearest from one image serves; accuracy is not measured. The file is not called onnxruntime.py,
 which would stand in the package's way. Writes onnxruntime.json and onnxruntime.md.
 """
 
@@ -10,6 +10,7 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -35,32 +36,33 @@ from erq_export.validate.report import table
 from erq_export.validate.runners import session
 
 THREADS, BATCHES = (1, 2), (1, 8)
-CALIB = 4
-WARM_UP, LEAST_ROUNDS = 2, 10
+CALIB = 1
+WARM_UP, SELECTION_ROUNDS = 2, 3
 FLOAT, THEIRS = "float32", "quantize_static"
 WANTED = 2.2  # times float32, at vit_s
 
 
 def variants() -> dict[str, QuantSpec]:
-    """What is ours: bits (Clip is the only difference in the graph), and integer attention where this version has it."""
-    found = {
+    """What is ours: bits (in the graph they differ by Clip), and integer attention where this version has it."""
+    plain = {
         bits: QuantSpec(bits=Bits.parse(bits), targets=("onnx",), method="rtn", calib=CALIB)
-        for bits in ("w4a4", "w8a8")
+        for bits in ("w8a8", "w4a4")
     }
-    if "attention" in {field.name for field in fields(QuantSpec)}:
-        found |= {f"{bits} attention int8": replace(spec, attention="int8") for bits, spec in found.items()}  # type: ignore[call-arg]
-    return found
+    if "attention" not in {field.name for field in fields(QuantSpec)}:
+        return plain
+    return plain | {f"{bits}+attention": replace(spec, attention="int8") for bits, spec in plain.items()}
 
 
-def make_graphs(model: str, folder: Path, pixels: Tensor) -> dict[str, Path]:
+def make_graphs(model: str, names: Sequence[str], folder: Path, pixels: Tensor) -> dict[str, Path]:
     """The float graph and ours by name; a file that lies in the folder already is not made again."""
     found = {FLOAT: folder / f"{model}.onnx"}
     if not found[FLOAT].exists():
         loaded = load(ModelSpec(name=model, pretrained=False), seed=0)
         save(float_graph(loaded.model, loaded.identity.preprocess.input_size), found[FLOAT])
     data = CalibrationSet(pixels=pixels, names=tuple(f"noise/{i}" for i in range(CALIB)), sha256="random")
-    for name, spec in variants().items():
-        found[name] = folder / f"{model}.{name.replace(' ', '.')}.onnx"
+    for name in names:
+        spec = variants()[name]
+        found[name] = folder / f"{model}.{name}.onnx"
         if not found[name].exists():
             loaded = load(ModelSpec(name=model, pretrained=False), seed=0)
             bundle = calibrate(loaded, data, spec, device=torch.device("cpu"), progress=lambda *_: None)
@@ -69,7 +71,7 @@ def make_graphs(model: str, folder: Path, pixels: Tensor) -> dict[str, Path]:
     return found
 
 
-def in_turns(graphs: dict[str, Path], batch: int, threads: int, *, seconds: float) -> dict[str, Any]:
+def in_turns(graphs: dict[str, Path], batch: int, threads: int, *, seconds: float, rounds: int) -> dict[str, Any]:
     """Milliseconds of each graph and its speed against the first, paired by round: median, 10th and 90th percentile.
 
     By the wall clock, and by the processor time of the process, which other users of the machine disturb less; the
@@ -84,7 +86,7 @@ def in_turns(graphs: dict[str, Path], batch: int, threads: int, *, seconds: floa
     wall: list[list[float]] = []
     cpu: list[list[float]] = []
     begin = time.perf_counter()
-    while len(wall) < LEAST_ROUNDS or time.perf_counter() - begin < seconds:
+    while len(wall) < rounds or time.perf_counter() - begin < seconds:
         wall.append([0.0] * len(names))
         cpu.append([0.0] * len(names))
         for k in range(len(names)):
@@ -120,26 +122,26 @@ def percentiles(ratios: np.ndarray) -> dict[str, float]:
     return {"p10": p10, "ratio": median, "p90": p90}
 
 
-def fastest(float_path: Path, pixels: Tensor, folder: Path, *, seconds: float) -> tuple[Path, dict[str, Any]]:
+def fastest(float_path: Path, pixels: Tensor, folder: Path) -> tuple[Path, dict[str, Any]]:
     """The setting of quantize_static with the greatest product of its speeds at both batches, and what every one reached."""
     made = dict(quantize_static.graphs(float_path, pixels, folder))
-    tried = [in_turns({FLOAT: float_path} | made, batch, 1, seconds=seconds) for batch in BATCHES]
+    tried = [in_turns({FLOAT: float_path} | made, batch, 1, seconds=0, rounds=SELECTION_ROUNDS) for batch in BATCHES]
     speed = {name: [run["cpu"][name]["ratio"] for run in tried] for name in made}
     best = max(speed, key=lambda name: float(np.prod(speed[name])))
     return made[best], {"chosen": best, "speed_at_batches": speed, "batches": BATCHES}
 
 
-def measure(model: str, folder: Path, *, seconds: float) -> dict[str, Any]:
+def measure(model: str, names: Sequence[str], folder: Path, *, seconds: float, rounds: int) -> dict[str, Any]:
     """Everything about one model."""
     pixels = torch.randn(CALIB, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    graphs = make_graphs(model, folder, pixels)
-    theirs, settings = fastest(graphs[FLOAT], pixels, folder, seconds=seconds / 2)
+    graphs = make_graphs(model, names, folder, pixels)
+    theirs, settings = fastest(graphs[FLOAT], pixels, folder)
     print(model, settings, flush=True)
     graphs = {FLOAT: graphs.pop(FLOAT), THEIRS: theirs, **graphs}
     runs = []
     for threads in THREADS:
         for batch in BATCHES:
-            runs.append(in_turns(graphs, batch, threads, seconds=seconds))
+            runs.append(in_turns(graphs, batch, threads, seconds=seconds, rounds=rounds))
             print(model, runs[-1], flush=True)
     profiles = {
         f"batch {batch}": {
@@ -153,24 +155,26 @@ def measure(model: str, folder: Path, *, seconds: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["vit_s", "swin_t"])
-    parser.add_argument(
-        "--seconds", type=float, default=60, help="of every timing; at least ten rounds whatever they take"
-    )
+    parser.add_argument("--variants", nargs="+", default=list(variants()), choices=variants())
+    parser.add_argument("--seconds", type=float, default=60, help="of every timing")
+    parser.add_argument("--rounds", type=int, default=10, help="of every timing at least, whatever they take")
     parser.add_argument(
         "--graphs", type=Path, help="folder to keep the graphs in; those that lie there are not made again"
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     words = parser.parse_args()
+    packages = ("erq-export", "onnxruntime-gpu", "torch", "timm")
+    machine = {"processor": processor(), "cores": os.cpu_count(), **{name: version(name) for name in packages}}
+    report: dict[str, Any] = {"machine": machine, "seconds": words.seconds, "rounds": words.rounds, "models": []}
+    words.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = words.graphs or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = [measure(model, folder, seconds=words.seconds) for model in words.models]
-    packages = ("erq-export", "onnxruntime-gpu", "torch", "timm")
-    machine = {"processor": processor(), "cores": os.cpu_count(), **{name: version(name) for name in packages}}
-    report = {"machine": machine, "seconds": words.seconds, "models": rows}
-    words.out.mkdir(parents=True, exist_ok=True)
-    write_json(words.out / "onnxruntime.json", report)
-    write_text(words.out / "onnxruntime.md", page(report))
+        for model in words.models:
+            found = measure(model, words.variants, folder, seconds=words.seconds, rounds=words.rounds)
+            report["models"].append(found | {"load_average": os.getloadavg()})
+            write_json(words.out / "onnxruntime.json", report)
+            write_text(words.out / "onnxruntime.md", page(report))
 
 
 def page(report: dict[str, Any]) -> str:
@@ -179,7 +183,7 @@ def page(report: dict[str, Any]) -> str:
     parts = [
         "# Speed in ONNX Runtime on a CPU",
         "`python benchmarks/onnxruntime_speed.py`: full-size models, random weights and images (speed does not depend on"
-        f" the values), every graph in turns, at least {LEAST_ROUNDS} rounds and {report['seconds']:g} s a line. Times"
+        f" the values), every graph in turns, at least {report['rounds']} rounds and {report['seconds']:g} s a line. Times"
         " as fast as float32: median of the ratios within a round (10th … 90th percentile); behind the stroke the same"
         " by processor time, for one thread.",
         f"{machine['processor']}; {machine['cores']} cores, shared with other work; onnxruntime"

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 PRODUCTS = ["MatMul", "Gemm"]
-WEIGHTS_ONLY = {"MatMulConstBOnly": True}  # the attention's products stay float
 FLOAT_OUTPUTS = {"OpTypesToExcludeOutputQuantization": PRODUCTS}  # MatMulIntegerToFloat in place of QLinearMatMul
+
+WITHOUT_WEIGHTS = "the products of attention"  # their nodes are looked up; MatMulConstBOnly does nothing in Q/DQ
 
 # Name of a setting: arguments of quantize_static. Q/DQ and per channel unless said otherwise; after quant_pre_process.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -31,10 +33,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "products, QOperator": {"op_types_to_quantize": PRODUCTS, "quant_format": QuantFormat.QOperator},
     "products and Softmax": {"op_types_to_quantize": [*PRODUCTS, "Softmax"]},
     "products with float outputs": {"op_types_to_quantize": PRODUCTS, "extra_options": FLOAT_OUTPUTS},
-    "products with weights": {"op_types_to_quantize": PRODUCTS, "extra_options": WEIGHTS_ONLY},
+    "products with weights": {"op_types_to_quantize": PRODUCTS, "nodes_to_exclude": WITHOUT_WEIGHTS},
     "products with weights, float outputs": {
         "op_types_to_quantize": PRODUCTS,
-        "extra_options": WEIGHTS_ONLY | FLOAT_OUTPUTS,
+        "nodes_to_exclude": WITHOUT_WEIGHTS,
+        "extra_options": FLOAT_OUTPUTS,
     },
 }
 
@@ -50,6 +53,13 @@ class Images(CalibrationDataReader):  # type: ignore[misc]
         return None if image is None else {self.name: image[None]}
 
 
+def attention_products(graph: Path) -> list[str]:
+    """The MatMul nodes whose second input is no constant."""
+    model = onnx.load(str(graph), load_external_data=False).graph
+    constants = {tensor.name for tensor in model.initializer}
+    return [node.name for node in model.node if node.op_type == "MatMul" and node.input[1] not in constants]
+
+
 def graphs(float_graph: Path, pixels: Tensor, folder: Path) -> Iterator[tuple[str, Path]]:
     """(setting, file) for every setting that works; a file that lies there already is not made again."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -59,6 +69,8 @@ def graphs(float_graph: Path, pixels: Tensor, folder: Path) -> Iterator[tuple[st
             if not path.exists():
                 if not prepared.exists():
                     quant_pre_process(str(float_graph), str(prepared))
+                if words.get("nodes_to_exclude") == WITHOUT_WEIGHTS:
+                    words = words | {"nodes_to_exclude": attention_products(prepared)}
                 half = path.with_suffix(".partial")
                 given = {"per_channel": True, "quant_format": QuantFormat.QDQ} | words
                 types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
