@@ -1,8 +1,9 @@
-"""How long calibration takes and what it holds: python benchmarks/calibration.py [--models vit_t vit_s vit_b] [--out FOLDER].
+"""How long calibration takes and what it holds: python benchmarks/calibration.py [--models vit_t vit_s …] [--out FOLDER].
 
-Full-size models with random weights on random images: time does not depend on the values, accuracy is not measured.
-Each model runs in a process of its own, so that peak memory is its own. The solver's time is set against its
-floating-point operations at the rate at which this machine multiplies float64 matrices, measured beside it.
+Full-size models with random weights on random images: accuracy is not measured. Each model runs in a process of its own, so
+that peak memory is its own; a model named twice runs twice. The solver's time is set against its floating-point operations
+at the rate at which this machine multiplies float64 matrices, measured beside it. CPU seconds stand beside wall seconds:
+on two free cores the wall takes at least half of them, on a machine that others use it takes more.
 """
 
 import argparse
@@ -11,6 +12,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost more than they bring
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from erq_export.artifacts import write_json, write_text
 from erq_export.calibrate.budget import budget
@@ -31,18 +36,51 @@ from erq_export.validate.machine import processor
 from erq_export.validate.report import table
 
 TARGETS = ("onnx", "tensorrt-rtx")
-N_SQUARE, REPEATS = 1024, 5
+MODELS = ("vit_t", "vit_s", "vit_b", "swin_t")
+PHASES = ("ranges", "moments", "solver", "statistics")
+N_SQUARE, REPEATS = 1024, 10
+SWEEP_FLOP = 5  # an entry of a sweep: its gain 2, the least gain 1, the update of its gradient 2
 
 
-def solver_flop(n: int, k: int, spec: QuantSpec) -> float:
-    """Floating-point operations of one layer (erq.md 12.2): factor, Aqer, every round of Wqer, refinement by rank-one
-    updates with every row flipping `flips` times, then the steps over the whole row."""
+class CountedSweeps(TorchFunctionMode):
+    """Counts the entries that the descents (flips and row steps) sweep over: each sweep ends in one `addcmul_` of its
+    gradient, which nothing else in a calibration calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_entries = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.addcmul_:
+            self.n_entries += args[0].numel()
+        return func(*args, **kwargs or {})
+
+
+@dataclass
+class CpuPhases(Phases):
+    """Phases that also know the CPU seconds of the process, all threads together."""
+
+    cpu: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.process_time()
+        with super().__call__(name):
+            yield
+        self.cpu[name] = self.cpu.get(name, 0.0) + time.process_time() - start
+
+
+def matrix_flop(n: int, k: int) -> float:
+    """Floating-point operations of one layer's matrix products, factor and solves (erq.md 12.2), K = k + 1:
+    factor K³/3; Aqer's W₀D 2nkK and two triangular solves 2nK²; every round of Wqer the gradient of its rounding 2ns²,
+    the product 2rsn and two triangular solves 2r²n; the gradient of the row steps 2nk². The descents are counted apart.
+    """
     K = k + 1
-    flop = K**3 / 3 + 2 * n * k * K + 2 * n * K * K
+    flop = K**3 / 3 + 2 * n * k * K + 2 * n * K * K + 2 * n * k * k
     for S, R in halves(K):
         s, r = S.stop - S.start, R.stop - R.start
-        flop += 2 * n * s * s + spec.flips * n * s + 2 * r * s * n + 2 * r * r * n
-    return flop + 2 * n * k * k + spec.row_steps * n * k
+        flop += 2 * n * s * s + 2 * r * s * n + 2 * r * r * n
+    return flop
 
 
 def gemm_rate() -> float:
@@ -62,29 +100,35 @@ def measure(model: str, spec: QuantSpec) -> dict[str, Any]:
     shape = loaded.identity.preprocess.input_size
     pixels = torch.randn(spec.calib, *shape, generator=torch.Generator().manual_seed(0))
     data = CalibrationSet(pixels=pixels, names=tuple(f"noise/{i}" for i in range(spec.calib)), sha256="random")
-    expected, phases, meter, rate = budget(loaded, spec), Phases(), Meter(), gemm_rate()
-    with meter.stage("calibrate"):
+    expected, phases, meter, rate = budget(loaded, spec), CpuPhases(), Meter(), gemm_rate()
+    start = time.process_time()
+    with meter.stage("calibrate"), CountedSweeps() as sweeps:
         bundle = calibrate(loaded, data, spec, device=torch.device("cpu"), progress=lambda *_: None, phases=phases)
-    rate = max(rate, gemm_rate())
-    flop = sum(solver_flop(*layer.weight_q.shape, spec) for layer in bundle.layers.values())
+    cpu, rate = time.process_time() - start, max(rate, gemm_rate())
+    matrices = sum(matrix_flop(*layer.weight_q.shape) for layer in bundle.layers.values())
+    flop = matrices + SWEEP_FLOP * sweeps.n_entries
     (cost,) = meter.stages
     return {
         "model": model,
         "n_layers": len(bundle.layers),
         "wall_s": cost.wall_s,
+        "cpu_s": cpu,
         "peak_mib": cost.peak_mib,
         "expected": expected.says(),
-        "phases_s": phases.seconds,
+        "phases_s": phases.seconds | {"other": cost.wall_s - sum(phases.seconds.values())},
+        "phases_cpu_s": phases.cpu | {"other": cpu - sum(phases.cpu.values())},
         "solver_gflop": flop / 1e9,
+        "solver_matrix_gflop": matrices / 1e9,
         "gemm_gflops": rate / 1e9,
         "solver_ratio": phases.seconds["solver"] / (flop / rate),
+        "load_average": os.getloadavg()[0],
     }
 
 
 def main() -> None:
     """Measure each model in a process of its own, write calibration.json and calibration.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["vit_t", "vit_s", "vit_b"])
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--bits", default="w4a4")
     parser.add_argument("--calib", type=int, default=32)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -106,23 +150,31 @@ def main() -> None:
 
 
 def page(rows: list[dict[str, Any]], machine: dict[str, Any], words: argparse.Namespace) -> str:
-    """The table as Markdown."""
+    """The table as Markdown: each phase as wall seconds (CPU seconds)."""
+
+    def seconds(row: dict[str, Any], phase: str) -> str:
+        return f"{row['phases_s'][phase]:.1f} ({row['phases_cpu_s'][phase]:.1f})"
+
     body = [
         [
             row["model"],
-            f"{row['wall_s']:.1f}",
-            *(f"{row['phases_s'][phase]:.1f}" for phase in ("ranges", "moments", "solver")),
+            f"{row['wall_s']:.1f} ({row['cpu_s']:.1f})",
+            *(seconds(row, phase) for phase in (*PHASES, "other")),
             f"{row['peak_mib'] / 1024:.2f}",
             f"{row['solver_gflop']:.0f}",
             f"{row['gemm_gflops']:.0f}",
             f"{row['solver_ratio']:.1f}",
+            f"{row['load_average']:.1f}",
         ]
         for row in rows
     ]
-    head = ["model", "wall s", "ranges s", "moments s", "solver s", "peak GiB", "solver GFLOP", "GEMM GFLOP/s", "ratio"]
+    head = ["model", "whole", *PHASES, "other", "peak GiB", "solver GFLOP", "GEMM GFLOP/s", "ratio", "load"]
     return (
-        f"# Calibration\n\n`python benchmarks/calibration.py`: {words.bits}, {words.calib} random images, erq with its defaults. "
-        "Ratio: solver time to its operations at this machine's float64 GEMM rate.\n\n"
+        f"# Calibration\n\n`python benchmarks/calibration.py`: {words.bits}, {words.calib} random images, erq with its defaults; "
+        "wall seconds (CPU seconds of all threads). Ratio: solver time to its operations, those of the descents included, at "
+        "this machine's float64 GEMM rate. Load: the system's load average at the end of the run; above "
+        f"{machine['threads']} others were using the cores, and CPU seconds over {machine['threads']} are what the wall "
+        "could have been at best. A model listed twice was run twice.\n\n"
         f"{table(head, body)}\n\n{machine['processor']}; {machine['threads']} threads; torch {machine['torch']}.\n"
     )
 

@@ -15,6 +15,7 @@ from erq_export.affine import Grid, asymmetric_grid, fake_quantize, snap_to_half
 from erq_export.targets import GridRules
 
 SMALLEST_STEP = 2.0**-20  # of a channel's largest value: float32 holds the zero point of a constant channel exactly
+CACHED_VALUES = 2**18  # float32 values whose errors are taken at a time: 1 MiB stays in the cache of a CPU
 
 PERCENTILES = (0.999, 0.9999, 0.99999)  # RepQ-ViT's grid, used by ERQ for activations
 
@@ -40,11 +41,18 @@ class Tails:
 
     def add(self, values: Tensor) -> None:
         """values (g, m): the next m values of each group."""
-        top = values if self.top is None else torch.cat([self.top, values], 1)
-        bottom = values if self.bottom is None else torch.cat([self.bottom, values], 1)
-        k = min(self.keep, top.shape[1])
-        self.top = top.topk(k, sorted=True).values  # descending
-        self.bottom = bottom.topk(k, largest=False, sorted=True).values  # ascending
+        self.top = self._outermost(self.top, values, largest=True)  # descending
+        self.bottom = self._outermost(self.bottom, values, largest=False)  # ascending
+
+    def _outermost(self, seen: Tensor | None, values: Tensor, *, largest: bool) -> Tensor:
+        """The `keep` values nearest to one end. Once a long group has its number, few new values lie beyond its last
+        one, and they are found in one pass; a NaN is one of them."""
+        if seen is not None:
+            if len(values) == 1 and seen.shape[1] == self.keep:
+                last = seen[:, -1:]
+                values = values[~(values <= last if largest else values >= last)][None]
+            values = torch.cat([seen, values], 1)
+        return values.topk(min(self.keep, values.shape[1]), largest=largest, sorted=True).values
 
     def range(self, p: float) -> tuple[Tensor, Tensor]:
         """(quantile(1 − p), quantile(p)) of each group, linearly interpolated: two tensors (g,)."""
@@ -87,8 +95,9 @@ class RangeSearch:
         """x (rows, k): the same rows that the tails were made of."""
         values = groups(x, per_channel=self.per_channel)  # (g, m)
         wide = [grid.map(lambda t: t[:, None]) for grid in self.candidates]
-        sums = [(fake_quantize(values, grid) - values).double().square().sum(1) for grid in wide]
-        self.errors = [a + b for a, b in zip(self.errors, sums, strict=True)] if self.errors else sums
+        for piece in values.split(max(1, CACHED_VALUES // len(values)), 1):
+            sums = [(fake_quantize(piece, grid) - piece).double().square().sum(1) for grid in wide]
+            self.errors = [a + b for a, b in zip(self.errors, sums, strict=True)] if self.errors else sums
 
     def best(self) -> Grid:
         """Per group the grid of least squared error, the first on ties: tensors of shape (k,), or () per tensor."""
