@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -21,44 +22,41 @@ CPU = torch.device("cpu")
 
 
 class Judged:
-    """One split of the digits and the float model's logits; quantized models are measured against both."""
+    """One split of the digits; quantized models are measured against its labels and against the float model."""
 
     def __init__(self, split: Literal["train", "held_out"]) -> None:
         loaded, self.digits = load(DEMO, seed=0), Digits(split)
-        self.float_model = loaded.model
+        self.preprocess, self.float_model = loaded.identity.preprocess, loaded.model
         self.labels = torch.tensor(self.digits.labels)
         self.names = [self.digits.name(i) for i in range(len(self.digits))]
-        self.pixels = torch.cat(
-            list(batches(self.digits, loaded.identity.preprocess, range(len(self.digits)), BATCH))
-        )  # (n, 3, H, W)
-        self.float_logits = self.logits(self.float_model, range(len(self.digits)))
+        self.pixels = torch.cat(list(batches(self.digits, self.preprocess, range(len(self.digits)), BATCH)))
 
-    def logits(self, model: nn.Module, chosen: range | list[int]) -> Tensor:
-        """(len(chosen), classes)."""
+    def logits(self, model: nn.Module) -> Tensor:
+        """(n, classes) of every image."""
         runner = TorchRunner(model, CPU)
-        return torch.cat([runner.logits(chunk) for chunk in self.pixels[list(chosen)].split(BATCH)])
+        return torch.cat([runner.logits(chunk) for chunk in self.pixels.split(BATCH)])
+
+    @cached_property
+    def float_logits(self) -> Tensor:
+        """(n, classes)."""
+        return self.logits(self.float_model)
+
+    def top1(self, logits: Tensor) -> float:
+        """Share of images whose class is right, in per cent."""
+        return 100 * float((logits.argmax(1) == self.labels).double().mean())
 
     def without(self, names: tuple[str, ...], n: int) -> list[int]:
         """n images that are not among `names`, evenly spread over the rest."""
         rest = [i for i, name in enumerate(self.names) if name not in names]
         return [rest[i * len(rest) // n] for i in range(n)]
 
-    def top1(self, logits: Tensor, chosen: range | list[int]) -> float:
-        """Share of images whose class is right, in per cent."""
-        return 100 * float((logits.argmax(1) == self.labels[list(chosen)]).double().mean())
-
-    def figures(self, logits: Tensor, chosen: range | list[int]) -> dict[str, float]:
-        """top1 and agreement with the float model in per cent; logits_error ‖quantized − float‖/‖float‖."""
-        exact = self.float_logits[list(chosen)]
-        return {
-            "top1": self.top1(logits, chosen),
-            "agreement": 100 * float((logits.argmax(1) == exact.argmax(1)).double().mean()),
-            "logits_error": relative_l2(logits, exact),
-        }
-
     @torch.inference_mode()
-    def deployed_error(self, model: nn.Module, chosen: list[int]) -> float:
-        """Σ‖ŷ − y‖²/Σ‖y‖² of a layer's output y where it stands, all layers before it quantized too; mean over layers."""
+    def inside(self, model: nn.Module, chosen: list[int]) -> dict[str, float]:
+        """What quantization does to some images, within the network and at its end.
+
+        deployed_error: Σ‖ŷ − y‖²/Σ‖y‖² of a layer's output y where it stands, all layers before it quantized too; mean
+        over the layers. logits_error, agreement as in `figures`.
+        """
         paths = list(quant_linears(model))
         outputs: dict[nn.Module, dict[str, Tensor]] = {self.float_model: {}, model: {}}
         handles = [
@@ -66,13 +64,21 @@ class Judged:
             for of, seen in outputs.items()
             for path in paths
         ]
+        logits: dict[nn.Module, list[Tensor]] = {of: [] for of in outputs}
         sums = torch.zeros(2, len(paths), dtype=torch.float64)
         for chunk in self.pixels[chosen].split(BATCH):
             for of in outputs:
-                of(chunk)
+                logits[of].append(of(chunk))
             for j, path in enumerate(paths):
                 y, y_hat = (seen[path] for seen in outputs.values())
                 sums[:, j] += torch.stack([(y_hat - y).square().sum(), y.square().sum()]).double()
         for handle in handles:
             handle.remove()
-        return float((sums[0] / sums[1]).mean())
+        exact, got = (torch.cat(parts) for parts in logits.values())
+        return {"deployed_error": float((sums[0] / sums[1]).mean()), **figures(got, exact)}
+
+
+def figures(logits: Tensor, exact: Tensor) -> dict[str, float]:
+    """logits_error ‖quantized − float‖/‖float‖; agreement: the same decision as the float model's, in per cent."""
+    same = (logits.argmax(1) == exact.argmax(1)).double().mean()
+    return {"logits_error": relative_l2(logits, exact), "agreement": 100 * float(same)}

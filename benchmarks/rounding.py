@@ -29,10 +29,11 @@ from erq_export.calibrate.aqer import weight_shift
 from erq_export.calibrate.data import calibration_set
 from erq_export.calibrate.erq import ridges
 from erq_export.calibrate.loop import CHUNK, layer_problem
-from erq_export.calibrate.mipq import Answer, Bits, Program, block_program, exact, find_solver, row_sums, solve
+from erq_export.calibrate.mipq import Answer, Bits, Program, block_program, exact, row_sums, solve
 from erq_export.calibrate.ranges import input_grids
 from erq_export.calibrate.ridge import Ridge
 from erq_export.calibrate.rounding import flip, nearest, neighbours, paper
+from erq_export.calibrate.solver import find_solver
 from erq_export.calibrate.states import stage_moments
 from erq_export.calibrate.weight_grid import weight_grid
 from erq_export.demo import Digits

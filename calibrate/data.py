@@ -13,11 +13,20 @@ from erq_export.images import ImageSource, Preprocess, batches
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSet:
-    """pixels (n, 3, H, W) float32, preprocessed; the names and the sha256 of the pixels identify the set."""
+    """pixels (n, 3, H, W) float32, preprocessed; the names and the sha256 of the pixels identify the set.
+
+    DataError for no image, and for pixels that are not finite.
+    """
 
     pixels: Tensor
     names: tuple[str, ...]
     sha256: str
+
+    def __post_init__(self) -> None:
+        if not len(self.pixels):
+            raise DataError("the calibration set holds no image", fix="at least 1; the paper uses 32")
+        if not bool(torch.isfinite(self.pixels).all()):
+            raise DataError("the preprocessed calibration images hold NaN or infinity", fix="check --preprocess std")
 
     def to_json(self) -> dict[str, Any]:
         return {"n_images": len(self.names), "names": list(self.names), "pixels_sha256": self.sha256}
@@ -40,8 +49,6 @@ def calibration_set(source: ImageSource, preprocess: Preprocess, *, n: int, seed
     check_enough(source, n)
     chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:n].tolist()
     pixels = torch.cat(list(batches(source, preprocess, chosen, size=n)))
-    if not bool(torch.isfinite(pixels).all()):
-        raise DataError("the preprocessed calibration images hold NaN or infinity", fix="check --preprocess std")
     return CalibrationSet(
         pixels=pixels,
         names=tuple(source.name(i) for i in chosen),

@@ -5,18 +5,19 @@ their order does not matter. With `quantized` a layer sees what the quantized la
 are solved in the order in which data reaches them. A stage stays float until the last of its layers is solved.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from erq_export import __version__
 from erq_export.affine import Grid, quantize
 from erq_export.bundle import Bundle
+from erq_export.errors import DataError
 from erq_export.meter import Phases
-from erq_export.models.family import Site, submodule
+from erq_export.models.family import Site, Stage, submodule
 from erq_export.models.loading import Loaded
 from erq_export.quantized import QuantizedLayer, QuantizedOperand, install, on_cpu
 from erq_export.registry import METHODS, resolve
@@ -55,7 +56,7 @@ def calibrate(
     Another `chunk_size` changes the last bits of sums and nothing else; on the command line it is not to be had.
 
     Bounded memory: the model, the calibration set's hidden states (`States`), one stage's moments. SpecError where a layer's
-    system cannot be solved; MachineError never: the device is the caller's choice.
+    system cannot be solved, DataError where the float model overflows; MachineError never: the device is the caller's choice.
     """
     phases = Phases() if phases is None else phases
     method: Method = resolve("method", spec.method, METHODS)
@@ -75,6 +76,7 @@ def calibrate(
                 together, exact = stage_moments(model, stage, states.exact, grids)
             else:
                 together, exact = {}, walk(model, stage, states.exact, unseen)
+        refuse_non_finite(stage, exact)
         solved: dict[str, QuantizedLayer] = {}
         for site in stage.sites:
             path, linear = site.path, cast(nn.Linear, submodule(model, site.path, nn.Linear))
@@ -111,6 +113,15 @@ def calibrate(
         statistics=statistics,
         versions={"erq-export": __version__} | packages,
     )
+
+
+def refuse_non_finite(stage: Stage, exact: Sequence[Tensor]) -> None:
+    """DataError for a float model that overflows: sums of its activations would hold NaN, and no grid fits infinity."""
+    if not all(bool(torch.isfinite(h).all()) for h in exact):
+        raise DataError(
+            f"the float model itself gives NaN or infinity on the calibration images, first in stage {stage.name}",
+            fix="check the checkpoint and --preprocess mean and std: does the model work in float32?",
+        )
 
 
 def layer_problem(linear: nn.Linear, moments: Moments, site: Site, spec: QuantSpec) -> Problem:

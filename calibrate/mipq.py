@@ -19,8 +19,8 @@ from erq_export.affine import Grid
 from erq_export.errors import MachineError
 
 from .rounding import flip, neighbours
+from .solver import find_solver
 
-SOLVERS = ("COIN_CMD", "PULP_CBC_CMD", "HiGHS", "HiGHS_CMD")  # an installed CBC, pulp's own, then HiGHS
 LARGEST = 1e3  # coefficient handed to the solver: CBC's tolerances, 1e-5 to 1e-7, are absolute
 
 Bits = tuple[bool, ...]
@@ -128,20 +128,6 @@ def linearised(program: Program) -> tuple[Any, list[Any]]:
             model += y[i, j] <= t[i]
             model += y[i, j] <= t[j]
     return model, t
-
-
-def find_solver(seconds: float, folder: str) -> Any:
-    """The first solver that pulp can run here: silent, one thread, its files in `folder`. MachineError if there is none."""
-    known = pulp.listSolvers()
-    for name in (s for s in SOLVERS if s in known):
-        solver = pulp.getSolver(name, msg=False, timeLimit=seconds, threads=1)
-        if solver.available():
-            solver.tmpDir = folder
-            return solver
-    raise MachineError(
-        "--rounding mipq needs a mixed-integer solver, and pulp finds neither CBC nor HiGHS",
-        fix="pip install 'pulp[cbc]' or pip install highspy; or --rounding flip, which needs none",
-    )
 
 
 def mipq(W: Tensor, grid: Grid, M: Tensor, limit: int, *, columns: int, seconds: float) -> Tensor:

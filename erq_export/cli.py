@@ -118,10 +118,11 @@ def run(ctx: click.Context, /, **given: Any) -> None:
     MODEL is an alias (erq-export models) or any timm name whose blocks are known.
     """
     job, overwrite = job_of(ctx, given), given["overwrite"]
+    job.quant.check_asked([n for n in given if ctx.get_parameter_source(n) == click.core.ParameterSource.COMMANDLINE])
     from erq_export import preflight
     from erq_export.artifacts import OutputFolder
 
-    preflight.check(job.quant.targets, job.capability, OutputFolder(job.out), overwrite=overwrite)
+    preflight.check(job.quant, job.capability, OutputFolder(job.out), overwrite=overwrite)
     from erq_export import pipeline
     from erq_export.terminal import Terminal
 

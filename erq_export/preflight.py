@@ -1,15 +1,27 @@
 """What can be refused before any work: the machine, the output folder. Imports neither torch nor onnx."""
 
+import tempfile
 from collections.abc import Iterable, Sequence
 
 from erq_export.artifacts import OutputFolder
+from erq_export.spec import QuantSpec
 from erq_export.targets import named
 
 
-def check(targets: Iterable[str], capabilities: Sequence[str], out: OutputFolder, *, overwrite: bool) -> None:
+def check(quant: QuantSpec, capabilities: Sequence[str], out: OutputFolder, *, overwrite: bool) -> None:
     """Everything that needs no model and no image. MachineError, OutputError, SpecError."""
-    check_machine(targets, capabilities)
+    check_machine(quant.targets, capabilities)
+    check_solver(quant)
     out.check(overwrite=overwrite)
+
+
+def check_solver(quant: QuantSpec) -> None:
+    """MachineError where the rounding asked for needs a mixed-integer solver and none can be run here."""
+    if quant.method == "erq" and quant.rounding == "mipq":
+        from erq_export.calibrate.solver import find_solver
+
+        with tempfile.TemporaryDirectory(prefix="mipq-") as folder:
+            find_solver(quant.mipq_seconds, folder)
 
 
 def check_machine(names: Iterable[str], capabilities: Sequence[str] = ()) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -60,9 +61,12 @@ class ModelSpec:
     preprocess: dict[str, Any] = field(default_factory=dict)
 
 
-def option(default: Any, says: str) -> Any:
-    """A spec field that the command line offers with this help text."""
-    return field(default=default, metadata={"help": says})
+def option(default: Any, says: str, *, methods: tuple[str, ...] = tuple(METHODS)) -> Any:
+    """A spec field that the command line offers with this help text; `methods` are those that it makes a difference to."""
+    return field(default=default, metadata={"help": says, "methods": methods})
+
+
+ERQ, GPTQ = ("erq",), ("gptq",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,29 +78,40 @@ class QuantSpec:
     method: str = option("erq", "how the integers are found: " + " or ".join(METHODS))
     calib: int = option(32, "number of calibration images")
     seed: int = option(0, "seed of the choice of calibration images (and of random weights)")
-    ridge: float = option(1e4, "the paper's λ = λ₁ = λ₂; 0.1·λ is added to the summed Gram matrix")
-    rounding: str = option("flip", "rounding refinement: " + ", ".join(REFINEMENTS))
-    flips: int = option(100, "most flips per weight row and round (the paper's T)")
+    ridge: float = option(1e4, "the paper's λ = λ₁ = λ₂; 0.1·λ is added to the summed Gram matrix", methods=ERQ)
+    rounding: str = option("flip", "rounding refinement: " + ", ".join(REFINEMENTS), methods=ERQ)
+    flips: int = option(100, "most flips per weight row and round (the paper's T)", methods=ERQ)
     mipq_columns: int = option(
-        8, "--rounding mipq, for ablations on small models (hours): columns per program, up to 20"
+        8, "--rounding mipq, for ablations on small models (hours): columns per program, up to 20", methods=ERQ
     )
-    mipq_seconds: float = option(1.0, "--rounding mipq: time limit of each program, of which a layer has thousands")
-    gptq_damping: float = option(0.01, "gptq: added to the Gram matrix's diagonal, as a share of its mean")
-    gptq_block: int = option(128, "gptq: columns whose errors are handed on together; changes time, not the result")
+    mipq_seconds: float = option(
+        1.0, "--rounding mipq: time limit of each program, of which a layer has thousands", methods=ERQ
+    )
+    gptq_damping: float = option(
+        0.01, "gptq: added to the Gram matrix's diagonal, as a share of its mean", methods=GPTQ
+    )
+    gptq_block: int = option(
+        128, "gptq: columns whose errors are handed on together; changes time, not the result", methods=GPTQ
+    )
     gptq_order: str = option(
-        "natural", "gptq: columns as they are, or strongest inputs first: " + ", ".join(GPTQ_ORDERS)
+        "natural", "gptq: columns as they are, or strongest inputs first: " + ", ".join(GPTQ_ORDERS), methods=GPTQ
     )
     attention: str = option(
         "fp16", "q, k, v and softmax: fp16 (not quantized; float32 in ONNX Runtime) or int8 (products in integers)"
     )
     attention_bits: int = option(8, "--attention int8: designed bits of q, k, v and softmax, 3 to 8")
-    head_ridge: float | None = option(None, "erq: λ of the head's activation step (default: --ridge; 1: as published)")
-    row_steps: int = option(100, "erq: most steps per row after the last half, beyond the paper (0: off, as published)")
+    head_ridge: float | None = option(
+        None, "erq: λ of the head's activation step (default: --ridge; 1: as published)", methods=ERQ
+    )
+    row_steps: int = option(
+        100, "erq: most steps per row after the last half, beyond the paper (0: off, as published)", methods=ERQ
+    )
 
     inputs: str = option(
         "float",
         "layers are fitted to the float model's inputs, or to those that the quantized layers before them produce: "
         + ", ".join(INPUTS),
+        methods=ERQ + GPTQ,
     )
     input_ranges: str = option(
         "float", "input ranges from float activations, or behind quantized ones (as published): " + ", ".join(INPUTS)
@@ -139,6 +154,23 @@ class QuantSpec:
         if self.attention_bits not in ACTIVATION_BITS:
             raise SpecError(f"--attention-bits {self.attention_bits}", fix="3 to 8")
         _ = self.rules  # refuses unknown targets
+
+    def check_asked(self, names: Collection[str]) -> None:
+        """SpecError where one of these fields, asked for by the user, would change nothing with the rest as it is.
+
+        Not checked at birth: a comparison gives the same options to methods that do not know them.
+        """
+        for f in (f for f in fields(self) if f.name in names):
+            word, methods = f"--{f.name.replace('_', '-')}", f.metadata.get("methods", METHODS)
+            if self.method not in methods:
+                raise SpecError(
+                    f"{word} changes nothing with --method {self.method}",
+                    fix=f"leave it out, or --method {' or '.join(methods)}",
+                )
+            if f.name.startswith("mipq_") and self.rounding != "mipq":
+                raise SpecError(f"{word} changes nothing with --rounding {self.rounding}", fix="add --rounding mipq")
+            if f.name == "attention_bits" and self.attention != "int8":
+                raise SpecError(f"{word} changes nothing with --attention {self.attention}", fix="add --attention int8")
 
     @property
     def rules(self) -> GridRules:

@@ -1,10 +1,10 @@
 """The loop: every layer sees the full-precision model's inputs; what is left is legal, finite and what is deployed."""
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
+from legal import assert_legal
 from tiny_vit import N_IMAGES, TINY_LAYERS, calibrated_bundle, random_images, tiny_spec, tiny_vit
 from torch import Tensor, nn
 
@@ -15,10 +15,7 @@ from erq_export.calibrate.erq import Erq
 from erq_export.calibrate.loop import CHUNK, calibrate
 from erq_export.calibrate.method import Problem, Solution
 from erq_export.calibrate.moments import Moments
-from erq_export.calibrate.ranges import PATCH_BITS
 from erq_export.calibrate.rtn import RoundToNearest
-from erq_export.models.family import submodule
-from erq_export.models.loading import Loaded
 from erq_export.quantized import quant_linears
 from erq_export.spec import QuantSpec
 
@@ -161,34 +158,6 @@ def test_erq_is_nearer_to_the_float_model_on_images_it_has_not_seen(images: Cali
     assert errors["erq"] < 0.9 * errors["rtn"]
 
 
-def assert_legal(bundle: Bundle, spec: QuantSpec) -> None:
-    """Every integer in its designed range and container, every scale exact where a target needs it, all finite."""
-    for path, layer in bundle.layers.items():
-        assert (layer.w_bits, layer.a_bits) == (spec.bits.w, PATCH_BITS if path == "patch_embed.proj" else spec.bits.a)
-        q, qmin = layer.weight_q.int(), layer.weight_qmin[:, None].int()
-        assert bool(((q >= qmin) & (q <= qmin + 2**layer.w_bits - 1)).all()), path
-        assert bool(((qmin >= -128) & (qmin <= 0) & (qmin + 2**layer.w_bits - 1 <= 127)).all()), path
-        assert -(2**layer.a_bits) < float(layer.act.qmin) <= 0 <= float(layer.act.qmax), path
-        assert float(layer.act.qmax - layer.act.qmin) == 2**layer.a_bits - 1, path
-        assert float(layer.act.scale) > 0, path
-        assert bool((layer.weight_scale > 0).all()), path
-        if spec.rules.half_scales:
-            assert torch.equal(layer.act.scale.half().float(), layer.act.scale), path
-            exponents = range(-24, 16)
-            assert any(exact_ratios(layer.weight_scale, 2.0**e) for e in exponents), path
-        if layer.a_bits == 8 and not spec.rules.offset_8bit:
-            assert float(layer.act.qmin) == -128, path
-        for tensor in (layer.weight_scale, layer.bias, layer.act.scale):
-            assert bool(torch.isfinite(tensor).all()), path
-    assert all(bool(torch.isfinite(t).all()) for t in bundle.leftovers.values())
-    assert all(0 <= v < float("inf") for row in bundle.statistics.values() for v in row.values())
-
-
-def exact_ratios(scale: Tensor, s0: float) -> bool:
-    ratio = scale.double() / s0
-    return float(ratio.max()) <= 1 and torch.equal(ratio.half().double(), ratio)
-
-
 @EVERYWHERE
 @pytest.mark.parametrize("bits", [*BITS, "w3a8", "w8a3"])
 @pytest.mark.parametrize("method", METHODS)
@@ -214,105 +183,6 @@ def test_more_bits_are_nearer(images: CalibrationSet) -> None:
     ]  # fmt: skip
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-3 < 1e-2 < errors[0]
-
-
-Damage = Callable[[Loaded], None]
-
-
-def layer_norm(loaded: Loaded, path: str) -> nn.LayerNorm:
-    return cast(nn.LayerNorm, submodule(loaded.model, path, nn.LayerNorm))
-
-
-def linear(loaded: Loaded, path: str) -> nn.Linear:
-    return cast(nn.Linear, submodule(loaded.model, path, nn.Linear))
-
-
-def dead_channel(loaded: Loaded) -> None:
-    """A LayerNorm that gives 0 in one channel, always."""
-    for name in ("blocks.0.norm1", "blocks.1.norm2"):
-        norm = layer_norm(loaded, name)
-        norm.weight[3] = norm.bias[3] = 0
-
-
-def constant_channel(loaded: Loaded) -> None:
-    """A LayerNorm that gives the same number in one channel, always."""
-    for name in ("blocks.0.norm1", "blocks.1.norm2"):
-        norm = layer_norm(loaded, name)
-        norm.weight[5], norm.bias[5] = 0, 0.7
-
-
-def constant_activation(loaded: Loaded) -> None:
-    """A layer whose whole input never changes."""
-    norm = layer_norm(loaded, "blocks.1.norm1")
-    norm.weight.zero_()
-    norm.bias.fill_(0.3)
-
-
-def dead_layer(loaded: Loaded) -> None:
-    """fc1 gives 0, so fc2 is given 0."""
-    for parameter in linear(loaded, "blocks.0.mlp.fc1").parameters():
-        parameter.zero_()
-
-
-def dead_weights(loaded: Loaded) -> None:
-    """Rows of zeros, and a head of zeros."""
-    linear(loaded, "blocks.0.attn.proj").weight[:4] = 0
-    linear(loaded, "head").weight.zero_()
-
-
-def nothing(loaded: Loaded) -> None:
-    """No damage: the data or the arguments are the odd part."""
-
-
-def black(images: CalibrationSet) -> CalibrationSet:
-    return CalibrationSet(pixels=torch.zeros_like(images.pixels), names=images.names, sha256="")
-
-
-ODD: dict[str, tuple[dict[str, Any], Damage, Callable[[], CalibrationSet]]] = {
-    "dead channel": ({}, dead_channel, random_images),
-    "constant channel": ({}, constant_channel, random_images),
-    "constant activation": ({}, constant_activation, random_images),
-    "dead layer": ({}, dead_layer, random_images),
-    "dead weights": ({}, dead_weights, random_images),
-    "black images": ({}, nothing, lambda: black(random_images())),
-    "one image": ({}, nothing, lambda: random_images(1)),
-    "no qkv bias": ({"qkv_bias": False}, nothing, random_images),
-    "no head": ({"num_classes": 0}, nothing, random_images),
-    "no class token": ({"class_token": False, "global_pool": "avg"}, nothing, random_images),
-}
-
-
-@EVERYWHERE
-@pytest.mark.parametrize("bits", ["w2a3", "w8a8"])
-@pytest.mark.parametrize("odd", ODD)
-def test_odd_inputs_are_calibrated_like_any_other(odd: str, bits: str, targets: tuple[str, ...]) -> None:
-    """Legal, finite, equal to the reference; and at 8 bits still the float model, to 2 % of its output's energy."""
-    args, damage, data = ODD[odd]
-    loaded, untouched = tiny_vit(**args), tiny_vit(**args)
-    damage(loaded)
-    damage(untouched)
-    spec, images = tiny_spec(bits, targets), data()
-    bundle = calibrated_bundle(loaded, images, spec)
-    assert_legal(bundle, spec)
-    got, exact = logits(loaded.model, images.pixels), logits(untouched.model, images.pixels)
-    assert torch.equal(got, logits(bundle.reference(), images.pixels))
-    assert bool(torch.isfinite(got).all())
-    if bits == "w8a8":
-        assert float((got - exact).square().sum()) < 0.02 * float(exact.square().sum()) + 1e-12
-
-
-def test_constant_channels_fit_a_float16_graph(images: CalibrationSet) -> None:
-    loaded = tiny_vit()
-    norm = layer_norm(loaded, "blocks.0.norm1")
-    norm.weight[:8], norm.bias[:8] = 0, torch.linspace(1, 50, 8)
-    bundle = calibrated_bundle(loaded, images, tiny_spec("w4a3", ("onnx", "tensorrt-rtx")))
-    for name in ("weight", "bias"):
-        assert float(bundle.leftovers[f"blocks.0.norm1.{name}"].abs().max()) < torch.finfo(torch.float16).max
-
-
-def test_a_layer_without_a_bias_gets_one_and_uses_it(images: CalibrationSet) -> None:
-    bundle = calibrated_bundle(tiny_vit(qkv_bias=False), images, tiny_spec())
-    assert float(bundle.layers["blocks.0.attn.qkv"].bias.abs().max()) > 0
 
 
 def test_the_bias_and_the_grid_of_a_solution_are_what_is_stored(

@@ -158,6 +158,16 @@ def test_doctor_says_what_builds_here(erq: Erq) -> None:
         ([*MODEL, "--bits", "4/4"], 2, ("'4/4' is not of the form",)),
         ([*MODEL, *QUICK, "--to", "tensorflow"], 2, ("unknown target 'tensorflow'", "tensorrt")),
         ([*MODEL, *QUICK, "--method", "qdrop"], 2, ("unknown method 'qdrop'",)),
+        (
+            [*MODEL, *QUICK, "--method", "gptq", "--rounding", "mipq"],
+            2,
+            ("--rounding changes nothing with --method gptq",),
+        ),
+        ([*MODEL, *QUICK, "--method", "gptq", "--ridge", "5"], 2, ("--ridge changes nothing", "--method erq")),
+        ([*MODEL, *QUICK, "--gptq-block", "64"], 2, ("--gptq-block changes nothing with --method erq", "gptq")),
+        ([*MODEL, *QUICK, "--method", "rtn", "--inputs", "quantized"], 2, ("--inputs changes nothing", "erq or gptq")),
+        ([*MODEL, *QUICK, "--mipq-columns", "4"], 2, ("changes nothing with --rounding flip", "--rounding mipq")),
+        ([*MODEL, *QUICK, "--inputs", "quantised"], 2, ("unknown --inputs 'quantised'", "did you mean quantized")),
         ([*MODEL, *QUICK, "--ridge", "-1"], 2, ("--ridge -1", "positive")),
         ([*MODEL, *QUICK, "--model-arg", "depth"], 2, ("'depth' is not NAME=VALUE",)),
         ([*MODEL, *QUICK, "--model-arg", "bananas=3"], 2, ("timm cannot build", "bananas")),
@@ -180,6 +190,25 @@ def test_wrong_words(
     for text in says:
         assert text in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
+
+
+def test_mipq_without_a_solver_is_refused_before_torch_is_loaded(photos: Path, tmp_path: Path) -> None:
+    """pulp as it is where no solver is installed: it lists names, none of which can be run."""
+    program = (
+        "import sys, pulp\n"
+        "from erq_export.calibrate import solver\n"
+        "solver.SOLVERS = ()\n"
+        "from erq_export import cli\n"
+        f"sys.argv = ['erq-export', *{[*MODEL, *QUICK]!r}, '--rounding', 'mipq', '--data', {str(photos)!r},"
+        f" '--out', {str(tmp_path / 'out')!r}]\n"
+        "try:\n    cli.main()\nfinally:\n    print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "neither CBC nor HiGHS" in done.stderr
+    assert "--rounding flip" in done.stderr
+    assert done.stdout.strip() == "False"
+    assert not (tmp_path / "out").exists()
 
 
 def test_data_that_is_missing_empty_or_unnamed(erq: Erq, tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from erq_export.affine import Grid, fake_quantize
 from erq_export.calibrate import mipq as product
+from erq_export.calibrate import solver as solvers_here
 from erq_export.calibrate.erq import refinement
 from erq_export.calibrate.mipq import (
     Bits,
     Program,
     block_program,
     exact,
-    find_solver,
     linearised,
     mipq,
     row_sums,
@@ -31,6 +31,7 @@ from erq_export.calibrate.mipq import (
 )
 from erq_export.calibrate.ridge import Ridge
 from erq_export.calibrate.rounding import flip, neighbours
+from erq_export.calibrate.solver import find_solver
 from erq_export.calibrate.wqer import quantize_columns
 from erq_export.errors import MachineError
 from erq_export.spec import Bits as Precision
@@ -276,7 +277,7 @@ def test_the_same_program_twice_is_the_same_answer() -> None:
 def test_no_solver_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     W, grid, M = case()
     for solvers in ((), ("GUROBI_CMD", "no such solver")):
-        monkeypatch.setattr(product, "SOLVERS", solvers)
+        monkeypatch.setattr(solvers_here, "SOLVERS", solvers)
         with pytest.raises(MachineError, match="neither CBC nor HiGHS") as caught:
             mipq(W, grid, M, 100, columns=8, seconds=SECONDS)
         assert "--rounding flip" in caught.value.fix
