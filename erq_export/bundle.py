@@ -18,7 +18,7 @@ from erq_export.affine import Grid
 from erq_export.errors import DataError
 from erq_export.images import Preprocess
 from erq_export.models import FAMILIES
-from erq_export.models.family import Family
+from erq_export.models.family import AttentionShape, Family
 from erq_export.models.loading import Identity, architecture
 from erq_export.quantized import QuantizedLayer, QuantizedOperand, install
 from erq_export.registry import resolve
@@ -113,8 +113,7 @@ class Bundle:
 
     def reference(self) -> nn.Module:
         """The fake-quant model in evaluation mode: the same integers, float32 arithmetic."""
-        family: Family = resolve("family", self.identity.family, FAMILIES)
-        model: nn.Module = family.prepare(architecture(self.identity.timm_name, self.identity.model_args))
+        model = self._prepared()
         for path, part in (self.layers | self.operands).items():
             install(model, path, part)
         missing, surplus = model.load_state_dict(self.leftovers, strict=False)
@@ -123,6 +122,17 @@ class Bundle:
         if surplus or set(missing) != own:
             raise DataError("the bundle's float weights do not fit its architecture", fix="calibrate again")
         return model.eval()
+
+    def attention(self) -> tuple[AttentionShape, ...]:
+        """What a target's integer attention must cope with."""
+        return self._family().attention(self._prepared())
+
+    def _family(self) -> Family:
+        family: Family = resolve("family", self.identity.family, FAMILIES)
+        return family
+
+    def _prepared(self) -> nn.Module:
+        return self._family().prepare(architecture(self.identity.timm_name, self.identity.model_args))
 
 
 def _tensors(layer: QuantizedLayer) -> dict[str, Tensor]:

@@ -76,4 +76,4 @@ def operands(manifest: Mapping[str, Any]) -> dict[str, LoweredOperand]:
 
 def attention(manifest: Mapping[str, Any]) -> tuple[AttentionOperator, ...]:
     """Every attention operator, in graph order."""
-    return tuple(AttentionOperator.from_json(row) for row in manifest["attention"])
+    return tuple(AttentionOperator.from_json(row) for row in manifest["attention_operators"])

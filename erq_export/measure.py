@@ -75,9 +75,11 @@ class Measured:
             parity = self.parity.get(name)
             targets[name] = {
                 "container": named(name).container,
+                "carrier": named(name).carrier,
                 "bytes": graph.stat().st_size,
                 "claims": manifest["claims"],
                 "executed": engine["precision"] if engine else parity.executed if parity else {},
+                "attention": engine["attention"] if engine else parity.attention if parity else {},
                 "parity": None if parity is None else {"says": parity.says(), **parity.to_json()},
                 "engine": engine,
             }

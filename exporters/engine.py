@@ -6,12 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from erq_export.manifest import AttentionOperator
+from erq_export.manifest import attention as operators_of
+
 from .engine_watch import Progress
-from .plan import plan_text, precision_by_node, summarize
+from .plan import PlanLayer, attention_by_operator, plan_text, precision_by_node, products_apart, summarize
 from .tensorrt import Package, build_engine
 
 ENGINE, RECORD, PLAN, LOG = "model.engine", "engine.json", "plan.txt", "build.log"
-ENGINE_FORMAT = 1
+ENGINE_FORMAT = 2
+_WORDS = {"int8": "INT8", "fp": "floating-point"}
 
 
 def build(
@@ -39,8 +43,8 @@ def build(
     (folder / ENGINE).write_bytes(engine.blob)
     (folder / LOG).write_text("\n".join(engine.log) + "\n", encoding="utf-8")
     (folder / PLAN).write_text(plan_text(engine.layers), encoding="utf-8")
-    summary = asdict(summarize(engine.layers))
     executed = precision_by_node(engine.layers)
+    attention = attention_by_operator(engine.layers, operators_of(manifest))
     record = {
         "format": ENGINE_FORMAT,
         "package": engine.package,
@@ -48,28 +52,59 @@ def build(
         "compute_capabilities": list(engine.compute_capabilities),
         "batch": dict(zip(("smallest", "optimal", "largest"), batch, strict=True)),
         "bytes": len(engine.blob),
-        "plan": summary,
+        "plan": asdict(summarize(engine.layers)),
         "precision": {site["path"]: executed.get(site["path"], "absent") for site in manifest["sites"]},
-        "problems": claims_broken(manifest, summary, executed),
+        "attention": attention,
+        "unfused": unfused(manifest, attention),
+        "problems": claims_broken(manifest, engine.layers, executed, attention),
     }
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
 
 
-def claims_broken(manifest: dict[str, Any], summary: dict[str, int], executed: Mapping[str, str]) -> list[str]:
-    """What the compiled plan runs differently from what the graph's manifest claims; empty when it keeps its word."""
+def claims_broken(
+    manifest: dict[str, Any], layers: Sequence[PlanLayer], executed: Mapping[str, str], attention: Mapping[str, str]
+) -> list[str]:
+    """What the compiled plan runs differently from what the graph's manifest claims; empty when it keeps its word.
+
+    Products of an attention that is not fused are GEMMs of their own: they are told block by block, not counted again.
+    One that is claimed floating-point breaks no word where it is not fused: `unfused` tells of it.
+    """
     problems = [
         f"{site['path']} is claimed integer and runs in {executed.get(site['path'], 'no layer of the plan')}"
         for site in manifest["sites"]
         if executed.get(site["path"]) != "int8"
     ]
-    claims = manifest["claims"]
-    integer = summary["int8_gemm"] + summary["int8_conv"]
+    claims, summary, operators = manifest["claims"], summarize(layers), operators_of(manifest)
+    apart = products_apart(layers, operators)
+    integer = summary.int8_gemm + summary.int8_conv - apart["int8"]
     if integer != claims["int8_gemm"]:
         problems.append(f"the graph claims {claims['int8_gemm']} INT8 GEMMs, the plan has {integer}")
-    if summary["fp_gemm"] != claims["fp_gemm"]:
-        problems.append(f"the graph claims {claims['fp_gemm']} floating-point GEMMs, the plan has {summary['fp_gemm']}")
-    fused = summary["int8_attention"] + summary["fp_attention"]
-    if fused != claims["attention"]:
-        problems.append(f"the graph has {claims['attention']} attention operators, the plan fuses {fused}")
+    floating = summary.fp_gemm - apart["fp"]
+    if floating != claims["fp_gemm"]:
+        problems.append(f"the graph claims {claims['fp_gemm']} floating-point GEMMs, the plan has {floating}")
+    problems += [
+        f"{operator.path} is claimed as fused {_WORDS[operator.precision]} attention and runs {_run(attention, operator)}"
+        for operator in operators
+        if operator.precision == "int8" and attention.get(operator.path) != "int8"
+    ]
+    for precision, found in (("int8", summary.int8_attention), ("fp", summary.fp_attention)):
+        fused = sum(attention.get(operator.path) == precision for operator in operators)
+        if found != fused:
+            problems.append(f"the plan has {found} fused {_WORDS[precision]} attentions, {fused} are the graph's own")
     return problems
+
+
+def unfused(manifest: dict[str, Any], attention: Mapping[str, str]) -> list[str]:
+    """The floating-point attentions that no fused kernel computes, and what the plan runs instead."""
+    return [
+        f"{operator.path}: {_run(attention, operator)}"
+        for operator in operators_of(manifest)
+        if operator.precision == "fp" and attention.get(operator.path) != "fp"
+    ]
+
+
+def _run(attention: Mapping[str, str], operator: AttentionOperator) -> str:
+    """What a block's attention runs, as it reads behind "runs"."""
+    found = attention.get(operator.path, "in no layer of the plan")
+    return f"as fused {_WORDS[found]} attention" if found in _WORDS else found

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from erq_export.manifest import AttentionOperator
+
 Tensor: TypeAlias = tuple[str, tuple[int, ...]]  # (dtype, dims); a dim of -1 is dynamic
 Precision: TypeAlias = Literal["int8", "fp"]
 Role: TypeAlias = Literal["gemm", "conv", "attention", "kernel", "none"]
@@ -122,6 +124,33 @@ def precision_by_node(layers: Iterable[PlanLayer]) -> dict[str, Precision]:
             if match := _MULTIPLIER.fullmatch(node):
                 found.setdefault(match["path"], set()).update({layer.precision} if layer.precision else ())
     return {path: "int8" if seen == {"int8"} else "fp" for path, seen in found.items()}
+
+
+def attention_by_operator(layers: Sequence[PlanLayer], operators: Iterable[AttentionOperator]) -> dict[str, str]:
+    """Module path -> "int8" or "fp" where a fused kernel computes the attention, else what the plan runs instead.
+
+    A fused kernel carries its operator's nodes in `Metadata`; the same kernel never serves two operators.
+    """
+    return {operator.path: _attention(layers, operator) for operator in operators}
+
+
+def _attention(layers: Sequence[PlanLayer], operator: AttentionOperator) -> str:
+    nodes = {operator.scores, operator.softmax, operator.context}
+    mine = [layer for layer in layers if nodes & set(layer.nodes)]
+    fused = {layer.precision for layer in mine if layer.role == "attention"}
+    if len(fused) == 1:
+        return str(fused.pop())
+    n = Counter(layer.precision for layer in mine if layer.role == "gemm")
+    words: dict[Precision, str] = {"int8": "INT8 GEMMs", "fp": "floating-point GEMMs"}
+    parts = [f"{n[precision]} {word}" for precision, word in words.items() if n[precision]]
+    others = sum(layer.role == "kernel" for layer in mine)
+    return f"not fused: {', '.join(parts) or 'no GEMM of its own'} and {others} other kernels"
+
+
+def products_apart(layers: Iterable[PlanLayer], operators: Iterable[AttentionOperator]) -> Counter[Precision | None]:
+    """How many GEMMs of each precision are attention's own products, left outside a fused kernel."""
+    nodes = {node for operator in operators for node in (operator.scores, operator.context)}
+    return Counter(layer.precision for layer in layers if layer.role == "gemm" and nodes & set(layer.nodes))
 
 
 def plan_text(layers: Iterable[PlanLayer]) -> str:

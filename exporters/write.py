@@ -85,7 +85,7 @@ def lowered(markers: ir.Model, target: Target, description: Mapping[str, Any]) -
         "opset": model.opset_imports[""],
         "sites": [site.to_json() for site in sites],
         "operands": [operand.to_json() for operand in operands],
-        "attention": [operator.to_json() for operator in attention],
+        "attention_operators": [operator.to_json() for operator in attention],
         "claims": {
             "int8_gemm": len(sites),
             "fp_gemm": 0,

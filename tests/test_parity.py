@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from erq_export.affine import Grid, quantize
 from erq_export.errors import ParityError
+from erq_export.manifest import sites
 from erq_export.quantized import QuantizedLayer, QuantLinear, quant_linears
 from erq_export.validate.distance import relative_l2, relative_max
 from erq_export.validate.executed import INTEGER_GEMMS, executed_ops, float_matmuls_among_sites
@@ -21,7 +22,6 @@ from erq_export.validate.layer_parity import check_accumulators, check_layer
 from erq_export.validate.model_parity import LARGEST_E, check_model, noise_floor
 from erq_export.validate.parity import ParityReport, check_parity
 from erq_export.validate.runners import TorchRunner
-from erq_export.validate.site_graph import claims
 from erq_export.validate.teacher import teach
 
 TARGETS = ("onnx", "tensorrt-rtx")
@@ -204,7 +204,7 @@ def test_the_input_is_rounded_before_either_side_sees_it(files: dict[str, Export
     teach(file.reference, images(32), lambda path, x, _y: seen.update({path: x}))
     x, layer = seen["proj"], quant_linears(file.reference)["proj"]
     assert (quantize(x, layer.grid) != quantize(x.half().float(), layer.grid)).any()
-    found = check_layer(ir.load(file.path).graph, claims(file.manifest)["proj"], layer, x)
+    found = check_layer(ir.load(file.path).graph, sites(file.manifest)["proj"], layer, x)
     assert found.codes.mismatches == 0
 
 
@@ -250,7 +250,7 @@ def test_sums_beyond_float32_are_not_claimed(tmp_path: Path, side: int, beyond: 
     layers = quantized(model, ("fc",), pixels, bits=8)
     file = lower_to(tmp_path, model, layers, (3, side, side), "onnx")["onnx"]
     layer, graph = quant_linears(model)["fc"], ir.load(file.path).graph
-    found = check_accumulators(graph, claims(file.manifest)["fc"], layer, pixels.flatten(2))
+    found = check_accumulators(graph, sites(file.manifest)["fc"], layer, pixels.flatten(2))
     assert (found.n, found.beyond, found.mismatches) == ((0, 6, 0) if beyond else (6, 0, 0))
 
 

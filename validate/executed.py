@@ -8,8 +8,9 @@ from typing import Any
 
 import onnx
 
+from erq_export.manifest import AttentionOperator, LoweredSite, sites
+
 from .runners import session
-from .site_graph import Claim, claims
 
 INTEGER_GEMMS = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm"})
 FLOAT_GEMMS = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulNBits"})
@@ -36,11 +37,22 @@ def count_ops(nodes: Sequence[Any]) -> dict[str, int]:
 
 def float_matmuls_among_sites(path: Path, manifest: Mapping[str, Any]) -> list[str]:
     """The layers that the manifest claims to be integer and that ONNX Runtime does not multiply in integers."""
-    executed = gemm_by_layer(optimized_session(path)[1], claims(manifest))
+    executed = gemm_by_layer(optimized_session(path)[1], sites(manifest))
     return [name for name, op in executed.items() if op not in INTEGER_GEMMS]
 
 
-def gemm_by_layer(nodes: Sequence[Any], claimed: Mapping[str, Claim]) -> dict[str, str]:
+def products_by_attention(nodes: Sequence[Any], operators: Sequence[AttentionOperator]) -> dict[str, str]:
+    """The operators of q kᵀ and of P v, joined by "+", for every attention operator by its path."""
+    named = {node.name: node.op_type for node in nodes if node.op_type in GEMMS}
+    return {o.path: f"{named.get(o.scores, UNKNOWN)}+{named.get(o.context, UNKNOWN)}" for o in operators}
+
+
+def is_integer(products: str) -> bool:
+    """Are both products of an attention integer ones?"""
+    return all(op in INTEGER_GEMMS for op in products.split("+"))
+
+
+def gemm_by_layer(nodes: Sequence[Any], claimed: Mapping[str, LoweredSite]) -> dict[str, str]:
     """The operator that multiplies each claimed layer: the one of its name, or the one that reads its weight."""
     gemms = [node for node in nodes if node.op_type in GEMMS]
     named = {key: node.op_type for node in gemms for key in (*node.input, node.name)}

@@ -1,9 +1,10 @@
 """Between the quantized layers: the file's float operators, fed with the reference's own layer outputs.
 
-Letters:  x (…, k) the input that a layer of the reference gets;  y (…, n) what it returns
+Letters:  x the input that a layer or operand of the reference gets;  y what it returns
 
-The file is cut at every layer: {pixels, all y} → {all x, logits}. No quantizer is left in that piece, so LayerNorm,
-softmax, GELU and whatever else stands there must agree up to rounding. The whole model cannot show this: its noise
+The file is cut at every layer and every quantized operand of attention: {pixels, all y} → {all x, logits}. No quantizer
+is left in that piece, so LayerNorm, softmax, GELU, attention's products and whatever else stands there must agree up to
+rounding. The whole model cannot show this: its noise
 floor is far above.
 """
 
@@ -14,9 +15,11 @@ from typing import Any
 import onnx_ir as ir
 from torch import Tensor, nn
 
+from erq_export.manifest import Quantized
+
 from .distance import ROUNDING, relative_l2
 from .runners import run, session
-from .site_graph import Claim, cut, is_half, serialized
+from .site_graph import cut, is_half, serialized
 from .teacher import teach
 
 HALF_ROUNDING = 5e-3  # float16: each sum of the residual stream rounds by 2⁻¹¹, the softmax by that times a logit
@@ -45,8 +48,11 @@ class FloatParity:
         ]
 
 
-def check_float(reference: nn.Module, graph: ir.Graph, claimed: Mapping[str, Claim], pixels: Tensor) -> FloatParity:
-    """Compare every claimed layer's input. Memory: inputs and outputs of all layers at once, so give it one image."""
+def check_float(reference: nn.Module, graph: ir.Graph, claimed: Mapping[str, Quantized], pixels: Tensor) -> FloatParity:
+    """Compare the input of every claimed layer and operand.
+
+    Memory: inputs and outputs of all of them at once, so give it one image.
+    """
     x: dict[str, Tensor] = {}
     y: dict[str, Tensor] = {}
 

@@ -12,13 +12,14 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from erq_export.affine import quantize
+from erq_export.affine import Grid, quantize
+from erq_export.manifest import LoweredSite, Quantized
 from erq_export.quantized import QuantLinear
 
 from .distance import ROUNDING, relative_l2, relative_max
 from .executed import GEMMS, optimized_session
 from .runners import run_one, session
-from .site_graph import Claim, codes_piece, is_half, layer_piece, serialized, unit_piece
+from .site_graph import codes_piece, is_half, layer_piece, serialized, unit_piece
 
 HALF_ROUNDING = 2e-3  # float16 has unit roundoff 2⁻¹¹ ≈ 5e-4; x̂, the product, its ratio and the sum each round once
 EXACT = 2.0**24  # float32 holds every integer up to here
@@ -35,6 +36,14 @@ class CodeParity:
     @property
     def share(self) -> float:
         return self.mismatches / self.n
+
+    def problems(self, path: str) -> list[str]:
+        if not self.mismatches:
+            return []
+        return [
+            f"{path}: {self.mismatches} of {self.n} input codes ({self.share:.2%}) are not those of the calibrated "
+            f"grid, by up to {self.max_lsb} LSB"
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +78,8 @@ class LayerParity:
         return asdict(self)
 
     def problems(self) -> list[str]:
-        codes, sums, output = self.codes, self.accumulators, self.output
-        found = []
-        if codes.mismatches:
-            found.append(
-                f"{self.path}: {codes.mismatches} of {codes.n} input codes ({codes.share:.2%}) are not those of the "
-                f"calibrated grid, by up to {codes.max_lsb} LSB"
-            )
+        sums, output = self.accumulators, self.output
+        found = self.codes.problems(self.path)
         if sums.mismatches:
             found.append(
                 f"{self.path}: {sums.mismatches} of {sums.n} integer sums are not Σ q·w ({output.kernel} computed them)"
@@ -89,28 +93,28 @@ class LayerParity:
 
 
 @torch.no_grad()
-def check_layer(graph: ir.Graph, claim: Claim, layer: QuantLinear, x: Tensor) -> LayerParity:
+def check_layer(graph: ir.Graph, claim: LoweredSite, layer: QuantLinear, x: Tensor) -> LayerParity:
     """Levels 1 and 2 of qdq.md 13 for one layer of the file, on the CPU: codes, integer accumulators, output."""
     return LayerParity(
         path=claim.path,
-        codes=check_codes(graph, claim, layer, x),
+        codes=check_codes(graph, claim, layer.grid, x),
         accumulators=check_accumulators(graph, claim, layer, x),
         output=check_output(graph, claim, layer, x),
     )
 
 
-def check_codes(graph: ir.Graph, claim: Claim, layer: QuantLinear, x: Tensor) -> CodeParity:
+def check_codes(graph: ir.Graph, claim: Quantized, grid: Grid, x: Tensor) -> CodeParity:
     """Codes of the file's quantizer, less its zero point, against `affine.quantize`."""
     piece = codes_piece(graph, claim)
-    x = _as_fed(x, piece)
+    x = as_fed(x, piece)
     codes = run_one(session(serialized(piece)), x).reshape(x.shape).float() - claim.zero_point  # (…, k)
-    difference = (codes - quantize(x.float(), layer.grid)).abs()
+    difference = (codes - quantize(x.float(), grid)).abs()
     return CodeParity(
         n=difference.numel(), mismatches=int(difference.count_nonzero()), max_lsb=int(difference.max().item())
     )
 
 
-def check_accumulators(graph: ir.Graph, claim: Claim, layer: QuantLinear, x: Tensor) -> AccumulatorParity:
+def check_accumulators(graph: ir.Graph, claim: LoweredSite, layer: QuantLinear, x: Tensor) -> AccumulatorParity:
     """The kernel's integer arithmetic: the piece with unit scales, fed with codes, against exact products.
 
     float64 holds every sum exactly; float32, in the file, wherever Σ|q·w| ≤ 2²⁴, by any kernel and in any order.
@@ -124,11 +128,11 @@ def check_accumulators(graph: ir.Graph, claim: Claim, layer: QuantLinear, x: Ten
     )
 
 
-def check_output(graph: ir.Graph, claim: Claim, layer: QuantLinear, x: Tensor) -> OutputParity:
+def check_output(graph: ir.Graph, claim: LoweredSite, layer: QuantLinear, x: Tensor) -> OutputParity:
     """The whole layer in the file's types, optimized as in deployment, against the reference's layer."""
     piece = layer_piece(graph, claim)
     half = is_half(piece.graph.outputs[0])
-    x = _as_fed(x, piece)
+    x = as_fed(x, piece)
     deployed, nodes = optimized_session(serialized(piece))
     found, want = run_one(deployed, x).float(), layer.forward(x.float())  # (…, n)
     return OutputParity(
@@ -139,6 +143,6 @@ def check_output(graph: ir.Graph, claim: Claim, layer: QuantLinear, x: Tensor) -
     )
 
 
-def _as_fed(x: Tensor, piece: ir.Model) -> Tensor:
+def as_fed(x: Tensor, piece: ir.Model) -> Tensor:
     """x rounded to the type of the piece's input."""
     return x.half() if is_half(piece.graph.inputs[0]) else x.float()

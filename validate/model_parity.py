@@ -1,7 +1,7 @@
 """The whole model against the reference, judged by how far the reference is from itself when its layers tremble.
 
 Letters:  x pixels, y = f(x) logits of the reference f;  e size of the perturbation, n normal noise
-          f_e the reference with the pixels and every quantized layer's input u replaced by u·(1 + e·n)
+          f_e the reference with the pixels and every quantized layer's and operand's input u replaced by u·(1 + e·n)
           floor = median over draws of ‖f_e(x) − y‖ / ‖y‖
 
 A quantizer turns a difference in the last digit into a whole step wherever a value lies on a step's edge, so two
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from erq_export.quantized import quant_linears
+from erq_export.quantized import quant_linears, quant_operands
 
 from .distance import ROUNDING, relative_l2
 from .runners import Runner, TorchRunner
@@ -71,12 +71,13 @@ class ModelParity:
 
 @contextmanager
 def _trembling(model: nn.Module, e: float, generator: torch.Generator) -> Iterator[None]:
-    """Every quantized layer's input u becomes u·(1 + e·n) while this lasts."""
+    """The input u of every quantized layer, and operand of attention, becomes u·(1 + e·n) while this lasts."""
 
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (_noisy(args[0], e, generator), *args[1:])
 
-    handles = [layer.register_forward_pre_hook(hook) for layer in quant_linears(model).values()]
+    quantized = (*quant_linears(model).values(), *quant_operands(model).values())
+    handles = [module.register_forward_pre_hook(hook) for module in quantized]
     try:
         yield
     finally:

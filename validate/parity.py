@@ -12,15 +12,23 @@ from typing import Any
 import onnx_ir as ir
 from torch import Tensor, nn
 
-from erq_export.quantized import QuantizedLayer, quant_linears
+from erq_export.manifest import attention, operands, sites
+from erq_export.quantized import QuantizedLayer, QuantLinear, QuantOperand, quant_linears, quant_operands
 from erq_export.targets import named
 
-from .executed import INTEGER_GEMMS, count_ops, gemm_by_layer, optimized_session
+from .attention_parity import AttentionCheck, OperandParity, ProductParity
+from .executed import (
+    INTEGER_GEMMS,
+    count_ops,
+    gemm_by_layer,
+    is_integer,
+    optimized_session,
+    products_by_attention,
+)
 from .float_parity import FloatParity, check_float
 from .layer_parity import LayerParity, check_layer
 from .model_parity import DRAWS, FACTOR, FLOAT_E, HALF_E, ModelParity, check_model
 from .runners import OnnxRuntimeRunner
-from .site_graph import claims
 from .teacher import teach
 from .weights import WeightParity, check_weights
 
@@ -29,15 +37,20 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """All levels. `executed`: what multiplies each layer in ONNX Runtime; empty where the graph is for another."""
+    """All levels. `executed`: what multiplies each layer in ONNX Runtime, `attention`: both products of every attention
+    claimed integer; empty where the graph is for another."""
 
     target: str
     n_images: int
     weights: WeightParity
     layers: tuple[LayerParity, ...]
+    operands: tuple[OperandParity, ...]
+    products: tuple[ProductParity, ...]
+    missing_operands: tuple[str, ...]  # of the reference, that the file does not have
     between: FloatParity
     model: ModelParity
     executed: dict[str, str]
+    attention: dict[str, str]
     ops: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
@@ -47,11 +60,22 @@ class ParityReport:
         """What is not as claimed, in plain words; empty when all is."""
         return [
             *self.weights.problems(),
+            *(
+                f"{path}: the reference has this operand, the file has no integers for it"
+                for path in self.missing_operands
+            ),
             *(problem for layer in self.layers for problem in layer.problems()),
+            *(problem for operand in self.operands for problem in operand.problems()),
+            *(problem for product in self.products for problem in product.problems()),
             *(
                 f"{path}: claimed integer, ONNX Runtime multiplies it in float ({op})"
                 for path, op in self.executed.items()
                 if op not in INTEGER_GEMMS
+            ),
+            *(
+                f"{path}: claimed integer attention, ONNX Runtime runs {products}"
+                for path, products in self.attention.items()
+                if not is_integer(products)
             ),
             *self.between.problems(),
             *self.model.problems(),
@@ -59,14 +83,15 @@ class ParityReport:
 
     def says(self) -> str:
         """The report in one sentence, with its figures."""
-        codes = sum(layer.codes.n for layer in self.layers)
-        sums = sum(layer.accumulators.n for layer in self.layers)
-        wrong_codes = sum(layer.codes.mismatches for layer in self.layers)
-        wrong_sums = sum(layer.accumulators.mismatches for layer in self.layers)
+        all_codes = [*(layer.codes for layer in self.layers), *(operand.codes for operand in self.operands)]
+        all_sums = [*(layer.accumulators for layer in self.layers), *(product.sums for product in self.products)]
+        codes, wrong_codes = sum(c.n for c in all_codes), sum(c.mismatches for c in all_codes)
+        sums, wrong_sums = sum(s.n for s in all_sums), sum(s.mismatches for s in all_sums)
+        operands = f", {len(self.operands)} operands of attention" if self.operands else ""
         worst = max((layer.output.relative_l2 for layer in self.layers), default=0.0)
         model = self.model
         return (
-            f"against the fake-quant reference on {self.n_images} images and {len(self.layers)} layers, same inputs: "
+            f"against the fake-quant reference on {self.n_images} images and {len(self.layers)} layers{operands}, same inputs: "
             f"{wrong_codes} of {codes} activation codes and {wrong_sums} of {sums} integer sums differ, layer outputs "
             f"by at most {worst:.0e}, float operators by at most {self.between.worst:.0e}; whole model "
             f"{model.relative_l2:.1e} beside a noise floor of {model.floor.relative_l2:.1e}, same class on "
@@ -94,30 +119,42 @@ def check_parity(
     MachineError, or ParityError where file and manifest do not belong together; what merely differs is in the report.
     """
     runner = OnnxRuntimeRunner(path, threads=threads)
-    graph, claimed, modules = ir.load(path).graph, claims(manifest), quant_linears(reference.cpu())
+    graph, claimed, claimed_operands = ir.load(path).graph, sites(manifest), operands(manifest)
+    modules = quant_linears(reference.cpu()) | quant_operands(reference)
     layers: list[LayerParity] = []
+    inner = AttentionCheck(graph, attention(manifest), claimed_operands)
 
     def visit(name: str, x: Tensor, _y: Tensor) -> None:
-        progress(name, len(layers), len(modules))
-        if name in claimed:
-            layers.append(check_layer(graph, claimed[name], modules[name], x))
+        progress(name, len(layers) + len(inner.operands), len(modules))
+        module = modules[name]
+        if name in claimed and isinstance(module, QuantLinear):
+            layers.append(check_layer(graph, claimed[name], module, x))
+        elif name in claimed_operands and isinstance(module, QuantOperand):
+            inner.see(name, module, x)
 
     weights = check_weights(graph, claimed, bundle_layers)
     teach(reference, pixels, visit)
     progress("between the layers", len(modules), len(modules))
-    between = check_float(reference, graph, claimed, pixels[:1])
+    between = check_float(reference, graph, {**claimed, **claimed_operands}, pixels[:1])
     progress("whole model", len(modules), len(modules))
     target = named(manifest["target"])
     e = HALF_E if target.carrier == "float16" else FLOAT_E
     model = check_model(reference, runner, pixels, start=e, draws=draws, factor=factor, seed=seed)
     nodes = optimized_session(path)[1]
+    integer = [operator for operator in attention(manifest) if operator.precision == "int8"]
     return ParityReport(
         target=target.name,
         n_images=len(pixels),
         weights=weights,
         layers=tuple(layers),
+        operands=tuple(inner.operands),
+        products=tuple(inner.products),
+        missing_operands=tuple(
+            name for name, m in modules.items() if isinstance(m, QuantOperand) and name not in claimed_operands
+        ),
         between=between,
         model=model,
         executed=gemm_by_layer(nodes, claimed) if target.package is None else {},
+        attention=products_by_attention(nodes, integer) if target.package is None else {},
         ops=count_ops(nodes),
     )

@@ -20,6 +20,7 @@ def headline(report: dict[str, Any]) -> list[str]:
     said += _accuracy_words(report["accuracy"])
     for name, target in report["targets"].items():
         said += _target_words(name, target)
+        said += _attention_words(name, target, quant["attention_bits"])
     said += _speed_words(report["latency"])
     said += [f"Not verified here: {text}" for text in report["not_verified"]]
     said += [f"PROBLEM: {text}" for text in report["problems"]]
@@ -64,11 +65,33 @@ def _target_words(name: str, target: dict[str, Any]) -> list[str]:
         plan = engine["plan"]
         words.append(
             f"{name}: {engine['package']} {engine['version']} compiled {plan['int8_gemm']} INT8 GEMMs, "
-            f"{plan['fp_gemm']} floating-point GEMMs, {plan['int8_attention'] + plan['fp_attention']} fused attentions "
-            f"for compute capability {', '.join(engine['compute_capabilities']) or 'of this GPU'}; "
+            f"{plan['fp_gemm']} floating-point GEMMs, {plan['int8_attention']} fused INT8 and {plan['fp_attention']} fused "
+            f"floating-point attentions for compute capability {', '.join(engine['compute_capabilities']) or 'of this GPU'}; "
             f"engine {engine['bytes'] / 2**20:.1f} MiB."
         )
     return words
+
+
+def _attention_words(name: str, target: dict[str, Any], bits: int) -> list[str]:
+    """In which precision attention's products were designed, what carries them, and what was compiled or run."""
+    claims, engine = target["claims"], target.get("engine")
+    if not claims["int8_attention"]:
+        words = [f"{name}: attention is not quantized: q, k, v and softmax stay {target['carrier']} in all blocks."]
+    else:
+        run = target["attention"]
+        if engine is not None:
+            n = sum(found == "int8" for found in run.values())
+            done = f"compiled as fused INT8 attention in {n}, not executed"
+        elif run:
+            done = "ONNX Runtime ran the two products as " + ", ".join(sorted(set(run.values())))
+        else:
+            done = "not compiled here"
+        words = [
+            f"{name}: attention of {claims['int8_attention']} blocks in integers: q, k, v and softmax designed with {bits} "
+            f"bits, carried in {target['container']}; {done}."
+        ]
+    unfused = [] if engine is None else engine["unfused"]
+    return [*words, *(f"{name}: no fused attention in {text}." for text in unfused)]
 
 
 def _speed_words(latency: dict[str, Any] | None) -> list[str]:

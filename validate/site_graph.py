@@ -5,54 +5,33 @@ The file is loaded once; every piece is made of its own nodes and initializers, 
     codes_piece:  input → (Clip →) QuantizeLinear
     layer_piece:  input → (Clip →) Q → DQ → MatMul (→ Mul) → Add
     unit_piece:   the same layer with every scale 1 and bias 0: codes in, integer accumulators out
+    codes_to_product:  codes of two operands → DQ → movement → MatMul, likewise
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from erq_export.errors import ParityError
+from erq_export.manifest import LoweredOperand, LoweredSite, Quantized
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 IR_VERSION = 10
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """What the manifest says of one quantized layer: tensor and node names in the file, and the codes' range."""
-
-    path: str
-    zero_point: int
-    qmin: int
-    qmax: int
-    input: str
-    codes: str
-    weight: str
-    output: str
-    gemm: str
-
-
-def claims(manifest: Mapping[str, Any]) -> dict[str, Claim]:
-    """Every claimed layer by its module path, in graph order."""
-    fields = Claim.__dataclass_fields__
-    return {row["path"]: Claim(**{name: row[name] for name in fields}) for row in manifest["sites"]}
-
-
-def codes_piece(graph: ir.Graph, claim: Claim) -> ir.Model:
+def codes_piece(graph: ir.Graph, claim: Quantized) -> ir.Model:
     """input → codes, in the types of the file."""
     return cut(graph, [claim.input], [claim.codes], of=claim.path)
 
 
-def layer_piece(graph: ir.Graph, claim: Claim) -> ir.Model:
+def layer_piece(graph: ir.Graph, claim: LoweredSite) -> ir.Model:
     """input → output, in the types of the file."""
     return cut(graph, [claim.input], [claim.output], of=claim.path)
 
 
-def unit_piece(graph: ir.Graph, claim: Claim) -> ir.Model:
+def unit_piece(graph: ir.Graph, claim: LoweredSite) -> ir.Model:
     """The layer with scales 1, bias 0, Clip at qmin … qmax, in float32: it maps codes to Σ q·w.
 
     float32 also where the file has float16, which holds integers to 2¹¹ only.
@@ -66,9 +45,20 @@ def unit_piece(graph: ir.Graph, claim: Claim) -> ir.Model:
         ("Mul", 1): 1,
         ("Add", 1): 0,
     }
+    return _in_units(piece, unit)
+
+
+def codes_to_product(graph: ir.Graph, operands: Sequence[LoweredOperand], output: str) -> ir.Model:
+    """A product of attention from its operands' codes on, with every scale 1, in float32: it maps codes to Σ c·c′."""
+    piece = cut(graph, [claim.codes for claim in operands], [output], of=output)
+    return _in_units(piece, {("DequantizeLinear", 1): 1})
+
+
+def _in_units(piece: ir.Model, unit: Mapping[tuple[str, int], int]) -> ir.Model:
+    """The piece with float constants at (operator, input) replaced, and float32 wherever it had a float type."""
     for number, node in enumerate(piece.graph):
         for i, old in enumerate(node.inputs):
-            if (node.op_type, i) in unit and old is not None:
+            if (node.op_type, i) in unit and old is not None and old.dtype in FLOATS:  # a Clip of codes stays
                 array = np.full(array_of(old).shape, unit[node.op_type, i], np.float32)
                 name = f"unit.{number}.{i}"
                 new = ir.Value(name=name, const_value=ir.tensor(array, name=name))
@@ -77,7 +67,8 @@ def unit_piece(graph: ir.Graph, claim: Claim) -> ir.Model:
         for out in node.outputs:
             out.type = out.shape = None  # may say float16; whoever loads the piece infers them
     for value in (*piece.graph.inputs, *piece.graph.outputs):
-        value.type = ir.TensorType(ir.DataType.FLOAT)
+        if value.dtype in (None, *FLOATS):
+            value.type = ir.TensorType(ir.DataType.FLOAT)
     for name in [n for n, v in piece.graph.initializers.items() if not v.uses()]:
         del piece.graph.initializers[name]
     return piece

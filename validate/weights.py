@@ -11,9 +11,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from erq_export.manifest import LoweredSite
 from erq_export.quantized import QuantizedLayer
 
-from .site_graph import FLOATS, Claim, array_of
+from .site_graph import FLOATS, array_of
 
 # Two unrelated tensors of one size are at a relative distance of 1 or more, a weight and the same weight rounded to
 # 4 bits at about 0.1: so the float weight is found too, not only its dequantized copy.
@@ -41,7 +42,9 @@ class WeightParity:
         ]
 
 
-def check_weights(graph: ir.Graph, claimed: Mapping[str, Claim], layers: Mapping[str, QuantizedLayer]) -> WeightParity:
+def check_weights(
+    graph: ir.Graph, claimed: Mapping[str, LoweredSite], layers: Mapping[str, QuantizedLayer]
+) -> WeightParity:
     """Compare every claimed initializer with the bundle's layer; search the float ones for copies of a weight."""
     held = {path: graph.initializers.get(claimed[path].weight) for path in layers if path in claimed}
     found = {path: array_of(value) for path, value in held.items() if value is not None}

@@ -46,7 +46,8 @@ class Stage:
 class AttentionShape:
     """What a fused kernel of one attention must cope with: `n_tokens` of `head_dim` channels a head.
 
-    `in_heads`: its operands can be quantized as (B, T, heads·d), before they are cut into heads.
+    `in_heads`: q and k are what they are only within heads (qk_norm), so they have no integers as (B, T, heads·d), where
+    a quantizer would keep the kernel fused; such an attention shows no operands.
     """
 
     path: str
