@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from erq_export.errors import MachineError, OutputError, ParityError
 from erq_export.exporters.trace import trace
 from erq_export.validate.machine import processor
-from erq_export.validate.runners import OnnxRuntimeRunner, Runner, TorchRunner, session
+from erq_export.validate.runners import OnnxRuntimeRunner, Runner, TorchRunner, run_one, session
 
 SIZE = (3, 8, 8)
 CPU = torch.device("cpu")
@@ -122,3 +124,32 @@ def test_the_processor_is_named_with_its_telling_flags(tmp_path: Path) -> None:
     cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\n")
     assert processor(cpuinfo).endswith("(asimddp)")
     assert processor(tmp_path / "absent").endswith("(no flags known)")
+
+
+def test_full_range_sums_are_exact_on_any_cpu() -> None:
+    """255 · 127 twice is more than 16 bits hold: kernels without VNNI would saturate on it."""
+    info, k, n = onnx.helper.make_tensor_value_info, 64, 8
+    w = np.where(np.arange(k * n).reshape(k, n) % 3, 127, -128).astype(np.int8)
+    constants = {
+        "one": np.float32(1),
+        "zero": np.uint8(0),
+        "w": w,
+        "s": np.ones(n, np.float32),
+        "z": np.zeros(n, np.int8),
+    }
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["q"]),
+        onnx.helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["x_hat"]),
+        onnx.helper.make_node("DequantizeLinear", ["w", "s", "z"], ["w_hat"], axis=1),
+        onnx.helper.make_node("MatMul", ["x_hat", "w_hat"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "full_range",
+        [info("x", onnx.TensorProto.FLOAT, [None, 4, k])],
+        [info("y", onnx.TensorProto.FLOAT, [None, 4, n])],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    x = torch.full((2, 4, k), 255.0)
+    assert torch.equal(run_one(session(model.SerializeToString()), x), x @ torch.from_numpy(w).float())

@@ -16,6 +16,9 @@ CPU = ("CPUExecutionProvider",)
 # Int8 quantizers become uint8 ones there, and carry their old output type where a Reshape or Transpose follows, as in
 # int8 attention: the session then fails (microsoft/onnxruntime#25526). A graph of uint8 quantizers does not notice.
 DISABLED = ("QDQS8ToU8Transformer",)
+# Without VNNI an x64 CPU adds pairs of uint8 · int8 products in 16 bits, which saturate where weights exceed 6 bits. With
+# this set such weights become uint8 there, and sums are exact; elsewhere it does nothing (microsoft/onnxruntime#12088).
+EXACT_SUMS = "session.x64quantprecision"
 ERRORS_ONLY = 3  # ONNX Runtime's log level; its warnings at load speak of its own graph optimizer
 
 
@@ -100,6 +103,7 @@ def session(
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry(EXACT_SUMS, "1")
     if optimized_copy is not None:
         options.optimized_model_filepath = str(optimized_copy)
         key = "session.optimized_model_external_initializers"  # beside the file: protobuf ends at 2 GiB
