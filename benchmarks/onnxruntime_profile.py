@@ -24,7 +24,7 @@ GROUPS = {
     ),
     "elementwise": ("Add", "Mul", "Sub", "Div", "QLinearAdd", "QLinearMul"),
 }
-WARM_UP, RUNS = 1, 5
+WARM_UP, RUNS = 2, 12
 
 
 def group_of(op: str, shapes: list[list[int]]) -> str:
