@@ -37,7 +37,7 @@ from erq_export.validate.runners import session
 
 THREADS, BATCHES = (1, 2), (1, 8)
 CALIB = 1
-WARM_UP, SELECTION_ROUNDS = 2, 3
+WARM_UP, SELECTION_ROUNDS = 2, 5
 FLOAT, THEIRS = "float32", "quantize_static"
 WANTED = 2.2  # times float32, at vit_s
 
