@@ -171,3 +171,13 @@ def test_per_channel_grids_do_not_waste_codes_on_zero() -> None:
     channel, tensor = (activation_grid(lo, hi, bits=4, rules=BOTH, per_channel=per) for per in (True, False))
     assert float(channel.scale) == pytest.approx(1.5 / 15, rel=4 * EPS * 11.5 / 1.5)
     assert float(tensor.scale) == pytest.approx(11.5 / 15, rel=2.0**-11)
+
+
+def test_a_value_that_is_no_number_is_not_passed_over() -> None:
+    """The later chunks of a long tensor are compared with the tail's last value, and NaN compares false to all. torch
+    sorts NaN above every number, so it is the largest value."""
+    values = normal(40, 100).reshape(1, -1)
+    for at in (5, 3999):
+        spoilt = values.clone()
+        spoilt[0, at] = torch.nan
+        assert bool(streamed(spoilt, [2000, 2000]).range(0.99999)[1].isnan().all())

@@ -91,3 +91,49 @@ def test_the_result_does_not_depend_on_how_rows_are_put_together(monkeypatch: py
     whole = refined(rows)[0]
     monkeypatch.setattr(row_steps, "CACHED_ENTRIES", 1)
     assert torch.equal(refined(rows)[0], whole)
+
+
+def literal_steps(q: Tensor, grid: Grid, W: Tensor, M: Tensor, limit: int) -> Tensor:
+    """One row: of all legal single steps the one that leaves the least loss, each loss computed from scratch."""
+    s, lo, hi = float(grid.scale), float(grid.qmin), float(grid.qmax)
+    q = q.clone()
+    for _ in range(limit):
+        d = s * q - W
+        best, least = None, float(d @ M @ d)
+        for j in range(len(q)):
+            for step in (-1, 1):
+                other = q.clone()
+                other[j] += step
+                d = s * other - W
+                if lo <= float(other[j]) <= hi and float(d @ M @ d) < least * (1 - 1e-12):
+                    best, least = other, float(d @ M @ d)
+        if best is None:
+            break
+        q = best
+    return q
+
+
+@pytest.mark.parametrize("limit", [1, 4, 30])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_it_is_best_first_read_aloud(bits: int, limit: int) -> None:
+    """Integers equal: losses of real inputs are apart by far more than a running gradient's rounding. On 2 bits many
+    codes stand at an end of their grid, and rows end at different times."""
+    rows = layer_rows(k=12, n=30)
+    q, _, grid = refined(rows, limit, bits)
+    before, _ = start(rows, bits)
+    M, _ = without_bias(rows.moments.G, RIDGE)
+    for i in range(len(q)):
+        row = grid.map(lambda t, i=i: t[i])
+        assert torch.equal(q[i], literal_steps(before[i], row, rows.W[i, :-1], M, limit))
+    assert not torch.equal(q, before)
+
+
+def test_a_code_stays_on_its_grid_where_rounding_left_a_negative_second_moment() -> None:
+    """An input that is constant has M_jj = 0, of which float32 sums leave a little of either sign."""
+    rows = layer_rows()
+    q, grid = start(rows)
+    G = rows.moments.G.clone()
+    G[3, 3] = G[3, -1] ** 2 / (G[-1, -1] + RIDGE) - 1e-3
+    assert float(without_bias(G, RIDGE)[0][3, 3]) < 0
+    q, _ = refine_rows(q, grid, rows.W, G, RIDGE, 1000)
+    assert bool(((q >= grid.qmin) & (q <= grid.qmax)).all())
