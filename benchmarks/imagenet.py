@@ -40,7 +40,14 @@ from erq_export.spec import Bits, ModelSpec, QuantSpec
 from erq_export.validate.machine import processor
 from erq_export.validate.runners import TorchRunner
 
-PUBLISHED_ERQ = {"method": "erq", "rounding": "paper", "row_steps": 0, "head_ridge": 1.0}
+PUBLISHED_ERQ = {
+    "method": "erq",
+    "rounding": "paper",
+    "row_steps": 0,
+    "head_ridge": 1.0,
+    "input_ranges": "quantized",
+    "weight_percentiles": "repq",
+}
 WAYS: dict[str, dict[str, Any]] = {**{name: {"method": name} for name in METHODS}, "erq-published": PUBLISHED_ERQ}
 BATCH, AHEAD = 32, 2  # images of a batch; batches that are read while one is computed
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")

@@ -1,7 +1,7 @@
 """ERQ's options on the bundled model, side by side: python benchmarks/variants.py [--seeds N] [--out FOLDER].
 
 Options are judged by what they do on training digits that were not calibrated on; the held-out digits are shown beside.
-Writes variants.json and variants.md.
+Writes variants.json and variants.md, anew after every row.
 """
 
 from __future__ import annotations
@@ -95,16 +95,6 @@ def measure(task: tuple[str, str, int]) -> dict[str, Any]:
     return {"bits": bits, "variant": name, **summary(results)}
 
 
-def measure_all(seeds: int, names: list[str], all_bits: list[str], processes: int) -> list[dict[str, Any]]:
-    """Every row; the result does not depend on how many are made at a time."""
-    tasks, rows = [(bits, name, seeds) for bits in all_bits for name in names], []
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for row in pool.map(measure, tasks):
-            rows.append(row)
-            print(*cells(row, rows), sep="  ", flush=True)
-    return rows
-
-
 def ridge_shares(seed: int = 0) -> dict[str, dict[str, float]]:
     """For every layer of the bundled model: rows, G's mean diagonal, and how many times that 0.1 · 1e4 is (w4a4)."""
     loaded, found = load(DEMO, seed=0), {}
@@ -189,7 +179,8 @@ def main() -> None:
         parser.error(f"--seeds {args.seeds}: at least 1")
     names = [name for name in VARIANTS if name == "defaults" or args.only is None or name in args.only]
     torch.set_num_threads(N_THREADS)
-    report = {
+    args.out.mkdir(parents=True, exist_ok=True)
+    about = {
         "seeds": args.seeds,
         "machine": {
             "processor": processor(),
@@ -198,11 +189,15 @@ def main() -> None:
             **{name: version(name) for name in ("erq-export", "torch", "timm", "scikit-learn")},
         },
         "ridge": ridge_shares(),
-        "rows": measure_all(args.seeds, names, args.bits, args.processes),
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "variants.json", report)
-    write_text(args.out / "variants.md", markdown(report))
+    tasks, rows = [(bits, name, args.seeds) for bits in args.bits for name in names], []
+    with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
+        for row in pool.map(measure, tasks):
+            rows.append(row)
+            print(*cells(row, rows), sep="  ", flush=True)
+            report = about | {"rows": rows}
+            write_json(args.out / "variants.json", report)
+            write_text(args.out / "variants.md", markdown(report))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ paper's (erq.md section 6, step 2): inputs behind the quantizers of all activati
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -69,7 +70,8 @@ def searched(
             tails[path] = Tails.of(values.shape[1] // len(hidden[0]) * n_images)
         tails[path].add(values)
 
-    walk(model, stage, hidden, see_tails, on_grid=before)
+    see = partial(walk, model, stage, hidden, on_grid=before)  # both passes alike
+    see(see_tails)
     bits = {path: act_bits(site, spec) for path, site in wanted.items()}
     searches = {
         path: RangeSearch.from_tails(t, bits=bits[path], rules=spec.rules, per_channel=path in fold_sites)
@@ -80,7 +82,7 @@ def searched(
         if path in searches:
             searches[path].add(x)
 
-    walk(model, stage, hidden, see_errors, on_grid=before)
+    see(see_errors)
     grids = {path: search.best() for path, search in searches.items()}
     return {path: reparameterized(model, fold_sites[path], grid, spec) if path in fold_sites else grid
             for path, grid in grids.items()}  # fmt: skip

@@ -167,6 +167,7 @@ def test_doctor_says_what_builds_here(erq: Erq) -> None:
         ([*MODEL, *QUICK, "--gptq-block", "64"], 2, ("--gptq-block changes nothing with --method erq", "gptq")),
         ([*MODEL, *QUICK, "--method", "rtn", "--inputs", "quantized"], 2, ("--inputs changes nothing", "erq or gptq")),
         ([*MODEL, *QUICK, "--mipq-columns", "4"], 2, ("changes nothing with --rounding flip", "--rounding mipq")),
+        ([*MODEL, *QUICK, "--attention-bits", "4"], 2, ("changes nothing with --attention fp16", "--attention int8")),
         ([*MODEL, *QUICK, "--inputs", "quantised"], 2, ("unknown --inputs 'quantised'", "did you mean quantized")),
         ([*MODEL, *QUICK, "--ridge", "-1"], 2, ("--ridge -1", "positive")),
         ([*MODEL, *QUICK, "--model-arg", "depth"], 2, ("'depth' is not NAME=VALUE",)),
