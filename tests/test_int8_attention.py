@@ -178,7 +178,7 @@ DAMAGES: dict[str, tuple[str, str, Callable[[Any], Any], str, str]] = {
     "scale": ("onnx", f"{Q}.act_scale_q", times(1.1), Q, "input codes"),
     "scale behind": ("onnx", f"{Q}.act_scale_dq", times(1.01), Q, "behind its dequantizer"),
     "zero point": ("onnx", f"{Q}.act_zero_point", lambda z: z + 1, Q, "input codes"),
-    "softmax": ("onnx", "blocks.1.attn.softmax.act_scale_q", times(1.1), "blocks.1.attn.softmax", "input codes"),
+    "softmax": ("onnx", "blocks.1.attn.softmax.act_scale_q", times(2), "blocks.1.attn.softmax", "input codes"),
     "clip": ("onnx", "blocks.1.attn.v.act_hi", times(0.7), "blocks.1.attn.v", "input codes"),
     "half: scale": ("tensorrt-rtx", f"{Q}.act_scale_q", times(1.1), Q, "input codes"),
     "half: scale behind": ("tensorrt-rtx", f"{Q}.act_scale_dq", times(1.01), Q, "behind its dequantizer"),
