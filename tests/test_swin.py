@@ -219,7 +219,8 @@ def test_position_bias_and_mask_are_one_constant_per_block(plain: Exported, targ
     biases = [constants.get(n.input[1]) for n in graph.node if n.op_type == "Add" and n.input[0] in product]
     heads = [dims[1] for dims in biases if dims is not None and len(dims) == 4]
     assert heads == [2, 16 * 2, 4, 4 * 4]
-    assert plain.manifests[target]["claims"] == {"int8_gemm": len(SWIN_LAYERS), "fp_gemm": 0, "attention": 4}
+    claims = {"int8_gemm": len(SWIN_LAYERS), "fp_gemm": 0, "int8_attention": 0, "fp_attention": 4}
+    assert plain.manifests[target]["claims"] == claims
 
 
 @pytest.mark.parametrize("target", GRAPHS)

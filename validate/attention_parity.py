@@ -3,7 +3,7 @@
 Letters:  x the operand that the reference computes;  c its codes less the zero point;  a = Σ c·c′ integer sums of a product
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -124,7 +124,7 @@ class AttentionCheck:
     def __init__(
         self,
         graph: ir.Graph,
-        operators: tuple[AttentionOperator, ...],
+        operators: Sequence[AttentionOperator],
         claimed: Mapping[str, LoweredOperand],
     ) -> None:
         self.graph, self.claimed = graph, claimed
