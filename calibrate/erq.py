@@ -10,11 +10,13 @@ from erq_export.models.family import Role
 from erq_export.spec import QuantSpec
 
 from .aqer import weight_shift
+from .dual import DUAL_ROLES, dual_grid
 from .method import Problem, Solution
 from .mipq import mipq
 from .ridge import Ridge
 from .rounding import REFINEMENTS, Refinement
 from .row_steps import refine_rows
+from .unit_rule import unit
 from .weight_grid import PERCENTILES, weight_grid
 from .wqer import quantize_columns
 
@@ -35,6 +37,8 @@ def refinement(spec: QuantSpec) -> Refinement:
     """The rounding rule the spec names; `mipq` with its block and its time limit."""
     if spec.rounding == "mipq":
         return partial(mipq, columns=spec.mipq_columns, seconds=spec.mipq_seconds)
+    if spec.rounding == "unit":
+        return unit
     return REFINEMENTS[spec.rounding]
 
 
@@ -52,15 +56,16 @@ class Erq:
         W = wanted = W + weight_shift(W, moments.D, ridge)
         if for_weights != for_inputs:
             ridge = Ridge(moments.G, for_weights)
-        grid = weight_grid(
-            W[:, :k], bits=problem.w_bits, rules=spec.rules, percentiles=PERCENTILES[spec.weight_percentiles]
-        )
+        percentiles = PERCENTILES[spec.weight_percentiles]
+        grid, outliers = weight_grid(W[:, :k], bits=problem.w_bits, rules=spec.rules, percentiles=percentiles), None
+        if spec.dual and problem.role in DUAL_ROLES:
+            grid, outliers = dual_grid(W[:, :k], bits=problem.w_bits, rules=spec.rules, percentiles=percentiles)
         refine = refinement(spec)
         W = quantize_columns(W, moments.G, moments.n_rows, grid, ridge, k=k, refine=refine, limit=spec.flips)
         q, bias = quantize(W[:, :k], grid), W[:, k]
-        if spec.row_steps:
+        if spec.row_steps and outliers is None:  # steps count in one scale a row
             q, bias = refine_rows(q, grid, wanted, moments.G, for_weights, spec.row_steps)
-        return Solution(q=q, grid=grid, bias=bias)
+        return Solution(q=q, grid=grid, bias=bias, outliers=outliers)
 
 
 METHOD = Erq()

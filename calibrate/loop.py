@@ -19,9 +19,10 @@ from erq_export.errors import DataError
 from erq_export.meter import Phases
 from erq_export.models.family import Site, Stage, submodule
 from erq_export.models.loading import Loaded
-from erq_export.quantized import QuantizedLayer, QuantizedOperand, install, on_cpu
+from erq_export.quantized import Outliers, QuantizedLayer, QuantizedOperand, install, on_cpu
 from erq_export.registry import METHODS, resolve
 from erq_export.spec import QuantSpec
+from erq_export.targets import GridRules
 
 from .capture import unseen, walk
 from .data import CalibrationSet
@@ -85,11 +86,15 @@ def calibrate(
                     moments = together.pop(path)
                 else:
                     before: dict[str, Part] = {**stage_operands, **solved}
-                    moments = deployed_moments(model, stage, site, states.exact, states.deployed, grids[path], before)
+                    moments = deployed_moments(
+                        model, stage, site, states.exact, states.deployed, grids.get(path), before
+                    )
             problem = layer_problem(linear, moments, site, spec)
             with phases("solver"):
                 solution = method.solve(problem)
-            solved[path] = assemble(solution, grids[path], w_bits=problem.w_bits, a_bits=act_bits(site, spec))
+            solved[path] = assemble(
+                solution, grids.get(path), w_bits=problem.w_bits, a_bits=act_bits(site, spec), rules=spec.rules
+            )
             with phases("statistics"):
                 statistics[path] = layer_statistics(problem, solution)
         with phases("moments"):
@@ -131,16 +136,27 @@ def layer_problem(linear: nn.Linear, moments: Moments, site: Site, spec: QuantSp
     return Problem(weight=weight, bias=bias, moments=moments, role=site.role, w_bits=spec.bits.w, spec=spec)
 
 
-def assemble(solution: Solution, act: Grid, *, w_bits: int, a_bits: int) -> QuantizedLayer:
-    """The solution as stored: int8 integers, float32 scales and bias."""
+def assemble(solution: Solution, act: Grid | None, *, rules: GridRules, w_bits: int, a_bits: int) -> QuantizedLayer:
+    """The solution as stored: int8 integers (int32 where ranges need not hold 0), float32 scales and bias."""
+    codes, starts = (torch.int8, torch.int16) if rules.holds_zero else (torch.int32, torch.int32)
+    usual, outliers = 0, None
+    if solution.outliers is not None:
+        inside = torch.isin(torch.arange(solution.q.shape[1], device=solution.q.device), solution.outliers)
+        first, usual = int(solution.outliers[0]), int(inside.int().argmin())
+        outliers = Outliers(
+            columns=solution.outliers,
+            scale=solution.grid.scale[:, first].contiguous(),
+            qmin=solution.grid.qmin[:, first].to(starts),
+        )
     return QuantizedLayer(
-        weight_q=solution.q.to(torch.int8),
-        weight_scale=solution.grid.scale[:, 0].float().contiguous(),
-        weight_qmin=solution.grid.qmin[:, 0].to(torch.int16),
+        weight_q=solution.q.to(codes),
+        weight_scale=solution.grid.scale[:, usual].float().contiguous(),
+        weight_qmin=solution.grid.qmin[:, usual].to(starts),
         bias=solution.bias.float(),
         act=act,
         w_bits=w_bits,
         a_bits=a_bits,
+        outliers=outliers,
     )
 
 

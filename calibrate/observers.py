@@ -115,9 +115,10 @@ def activation_grid(lo: Tensor, hi: Tensor, *, bits: int, rules: GridRules, per_
     """The grid for a range, legal on the run's targets.
 
     Per tensor the range is widened to hold 0, so the codes fit any 8-bit container; 8 bits without a free zero point
-    are symmetric. Per channel neither is needed: reparameterisation folds each channel's offset away.
+    are symmetric. Per channel neither is needed: reparameterisation folds each channel's offset away. Nor is it where
+    there is no container.
     """
-    if per_channel:
+    if per_channel or not rules.holds_zero:
         largest = torch.maximum(lo.abs(), hi.abs())
         return asymmetric_grid(lo, hi, bits, snap=lambda scale: scale.maximum(largest * SMALLEST_STEP))
     lo, hi = lo.clamp_max(0), hi.clamp_min(0)

@@ -19,6 +19,7 @@ from erq_export.targets import GridRules
 
 from .capture import walk_operands
 from .observers import RangeSearch, Tails, groups
+from .published_attention import published_operands
 
 SOFTMAX_TOPS = tuple(2.0 ** (-j / 2) for j in range(14))  # of the largest probability: down to 1/90
 
@@ -68,6 +69,8 @@ def quantized_operands(
     """
     if spec.attention == "fp16" or not stage.operands:
         return {}
+    if spec.attention == "paper":
+        return published_operands(model, stage, hidden, spec)
     sites = {site.path: site for site in stage.operands}
     tails, largest = _ranges(model, stage, hidden, sites)
     bits, rules = spec.attention_bits, spec.rules

@@ -19,18 +19,31 @@ from .capture import walk
 from .observers import RangeSearch, Tails, groups
 from .reparam import fold
 
+FLOAT_BITS = 32  # of an input that is not quantized
 PATCH_BITS = 8  # of the image at the patch embedding, whatever the other activations have (RepQ-ViT)
 
 
 def act_bits(site: Site, spec: QuantSpec) -> int:
     """Designed bits of a site's input."""
-    return PATCH_BITS if site.role == "patch" else spec.bits.a
+    if site.role == "patch":
+        return FLOAT_BITS if float_input(site, spec) else PATCH_BITS
+    return spec.bits.a
+
+
+def float_input(site: Site, spec: QuantSpec) -> bool:
+    """Does the site's input stay as it is? The image of the extended paper does."""
+    return site.role == "patch" and spec.patch_input == "float"
+
+
+def folds(site: Site, spec: QuantSpec) -> bool:
+    """Is the site's LayerNorm reparameterised, where the method does that?"""
+    return site.norm is not None and (site.role != "reduction" or spec.fold_reduction)
 
 
 def input_grids(
     model: nn.Module, stage: Stage, hidden: Sequence[Tensor], spec: QuantSpec, *, reparameterize: bool
 ) -> dict[str, Grid]:
-    """The per-tensor grid of every site's input; LayerNorm-fed sites are reparameterised in place on the way.
+    """The per-tensor grid of every quantized input; LayerNorm-fed sites are reparameterised in place on the way.
 
     `hidden` is the state that the ranges are searched on (`States.ranged`). Behind quantizers the sites are searched
     one after the other, two passes each: a site's inputs exist only once those before it have their grids.
@@ -58,8 +71,8 @@ def searched(
     Two passes over the stage: the tails that give exact percentiles, then the squared error of each percentile's grid.
     """
     n_images = sum(len(h) for h in hidden)
-    wanted = {s.path: s for s in sites}
-    fold_sites = {s.path: s for s in sites if reparameterize and s.norm is not None}
+    wanted = {s.path: s for s in sites if not float_input(s, spec)}
+    fold_sites = {s.path: s for s in sites if reparameterize and folds(s, spec)}
     tails: dict[str, Tails] = {}
 
     def see_tails(path: str, x: Tensor) -> None:
@@ -95,7 +108,16 @@ def reparameterized(model: nn.Module, site: Site, per_channel: Grid, spec: Quant
     like = linear.weight[0]
     gamma = torch.ones_like(like) if norm.weight is None else norm.weight
     beta = torch.zeros_like(like) if norm.bias is None else norm.bias
-    folded = fold(gamma, beta, linear.weight, linear.bias, per_channel, bits=act_bits(site, spec), rules=spec.rules)
+    folded = fold(
+        gamma,
+        beta,
+        linear.weight,
+        linear.bias,
+        per_channel,
+        bits=act_bits(site, spec),
+        rules=spec.rules,
+        mean_zero=spec.zero_points == "mean",
+    )
     norm.elementwise_affine = True
     for module, name, value in (
         (norm, "weight", folded.gamma),

@@ -25,7 +25,15 @@ class Folded:
 
 
 def fold(
-    gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor | None, per_channel: Grid, *, bits: int, rules: GridRules
+    gamma: Tensor,
+    beta: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    per_channel: Grid,
+    *,
+    bits: int,
+    rules: GridRules,
+    mean_zero: bool = False,
 ) -> Folded:
     """Give every channel of the LayerNorm's output the same grid, without changing the function of the pair.
 
@@ -35,17 +43,22 @@ def fold(
     The output becomes x' = (x + s r₂)/r₁, hence x'/s̃ = x/s + z − z̃: quantizing x' with (s̃, z̃) gives the same integers as
     quantizing x per channel with (s, z), exactly, because z̃ is an integer. z̃ is free: the rounded mean of z, moved
     into [0, 2^b − 1] so that the codes fit every container; 2^(b−1) where 8 bits must be centred on 0.
+    `mean_zero` keeps the mean as the published code does: no integer, so codes saturate between integers and the
+    per-channel quantizer is matched in their middle alone.
     Shapes in and out are those of the letters; computed in float64. Source: RepQ-ViT; erq.md section 5, P2.
     """
     s, z = per_channel.scale.double(), -per_channel.qmin.double()
     common_s = s.mean().float()
     if rules.half_scales:
         common_s = snap_to_half(common_s)
-    common_z = torch.round(z.mean()).clamp(0, 2**bits - 1)
+    common_z = z.mean() if mean_zero else torch.round(z.mean())
+    if rules.holds_zero:
+        common_z = common_z.clamp(0, 2**bits - 1)
     if bits == 8 and not rules.offset_8bit:
         common_z = torch.full_like(common_z, 2.0 ** (bits - 1))
-    r1, r2 = s / common_s.double(), z - common_z
     b = torch.zeros(len(weight), dtype=torch.float64, device=weight.device) if bias is None else bias.double()
+    common_z = common_z.float().double()  # as it is stored
+    r1, r2 = s / common_s.double(), z - common_z
     qmin = -common_z.float()
     return Folded(
         gamma=(gamma.double() / r1).float(),

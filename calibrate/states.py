@@ -88,7 +88,7 @@ def stage_moments(
     def add(path: str, x: Tensor) -> None:
         if path not in moments:
             moments[path] = Moments.zero(x.shape[1], bias=True, device=x.device)
-        moments[path].add(x, fake_quantize(x, grids[path]))
+        moments[path].add(x, fake_quantize(x, grids[path]) if path in grids else x)
 
     return moments, walk(model, stage, hidden, add)
 
@@ -99,7 +99,7 @@ def deployed_moments(
     site: Site,
     exact: Chunks,
     deployed: Chunks,
-    grid: Grid,
+    grid: Grid | None,
     layers: Mapping[str, QuantizedLayer | QuantizedOperand],
 ) -> Moments:
     """The moments of one site with x̂ = Q(x′): x from the float stage, x′ behind the stage's finished `layers`.
@@ -113,7 +113,7 @@ def deployed_moments(
         with installed(model, layers):
             x_deployed = site_input(model, stage, site, h_deployed)
         moments = moments or Moments.zero(x.shape[1], bias=True, device=x.device)
-        moments.add(x, fake_quantize(x_deployed, grid))
+        moments.add(x, x_deployed if grid is None else fake_quantize(x_deployed, grid))
     if moments is None:
         raise ValueError("there is no calibration image")
     return moments

@@ -12,6 +12,8 @@ from torch import Tensor
 from erq_export.affine import Grid, asymmetric_grid, common_power, fake_quantize, snap_to_ratio, symmetric_grid
 from erq_export.targets import GridRules
 
+from .observers import SMALLEST_STEP
+
 PERCENTILES: dict[str, tuple[float, ...]] = {
     "wide": (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0),  # ERQ, extended paper (TPAMI)
     "repq": (0.999, 0.9999, 0.99999),  # RepQ-ViT, and so presumably ERQ (ICML): hardly more than the largest weight
@@ -22,16 +24,20 @@ def weight_grid(W: Tensor, *, bits: int, rules: GridRules, percentiles: Sequence
     """Search the range of every row at once: tensors of shape (n, 1).
 
     The rows are sorted once; each percentile is then a lookup. Below 8 bits grids are asymmetric and hold 0, so that
-    their codes fit int8 with zero point 0; at 8 bits only symmetric ones do. Source: erq.md 2.1, 2.2; qdq.md 3.
+    their codes fit int8 with zero point 0; at 8 bits only symmetric ones do. Without a container any range will do, and
+    its step is only kept above what float32 can count up to. Source: erq.md 2.1, 2.2; qdq.md 3.
     """
     ordered = W.sort(1).values
-    make = symmetric_grid if bits == 8 else asymmetric_grid
-    widest = make(ordered[:, :1].clamp_max(0), ordered[:, -1:].clamp_min(0), bits)
+    make = symmetric_grid if bits == 8 and rules.holds_zero else asymmetric_grid
+    least_lo, least_hi = (0, 0) if rules.holds_zero else (torch.inf, -torch.inf)
+    widest = make(ordered[:, :1].clamp_max(least_lo), ordered[:, -1:].clamp_min(least_hi), bits)
     snap = partial(snap_to_ratio, s0=common_power(widest.scale)) if rules.half_scales else None
+    if not rules.holds_zero:
+        snap = partial(torch.maximum, ordered[:, [0, -1]].abs().amax(1, keepdim=True).float() * SMALLEST_STEP)
     best: Grid | None = None
     least = torch.full((len(W), 1), torch.inf, dtype=W.dtype, device=W.device)
     for p in percentiles:
-        lo, hi = _quantile(ordered, 1 - p).clamp_max(0), _quantile(ordered, p).clamp_min(0)
+        lo, hi = _quantile(ordered, 1 - p).clamp_max(least_lo), _quantile(ordered, p).clamp_min(least_hi)
         grid = make(lo, hi, bits, snap=snap)
         error = (fake_quantize(W, grid) - W).square().sum(1, keepdim=True)
         better = error < least

@@ -38,7 +38,7 @@ def quantize_columns(
     """
     W = W.clone()
     for S, R in halves(W.shape[1]):
-        rounded = refine(W[:, S], grid, G[S, S] / n_rows, limit)
+        rounded = refine(W[:, S], grid.columns(S), G[S, S] / n_rows, limit)
         d = rounded - W[:, S]
         W[:, S] = rounded
         W[:, R] -= ridge.solve(G[R, S] @ d.T).T

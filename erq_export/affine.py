@@ -22,8 +22,9 @@ SMALLEST_SCALE = 1e-12  # a dead channel has range 0; any positive scale represe
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Scale and integer range. The three tensors broadcast against the values they quantize: () per tensor,
-    (n, 1) per row of a weight, (k,) per channel of an activation. All float32; qmin and qmax hold integers."""
+    """Scale and integer range. The three tensors broadcast against the values they quantize: () per tensor, (n, 1) per
+    row of a weight or (n, k) per entry, (k,) per channel of an activation. All float32; qmin and qmax hold integers, or
+    numbers one integer apart where a zero point is none: codes then saturate between integers."""
 
     scale: Tensor
     qmin: Tensor
@@ -32,6 +33,10 @@ class Grid:
     def map(self, change: Callable[[Tensor], Tensor]) -> "Grid":
         """The same change (reshape, index, device) applied to scale, qmin and qmax."""
         return Grid(scale=change(self.scale), qmin=change(self.qmin), qmax=change(self.qmax))
+
+    def columns(self, chosen: slice) -> "Grid":
+        """The grid of these columns of a weight: a row's own grid is that of all of its columns."""
+        return self if self.scale.shape[1] == 1 else self.map(lambda t: t[:, chosen])
 
 
 def quantize(x: Tensor, grid: Grid, rounding: Rounding = torch.round) -> Tensor:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from erq_export.affine import Grid
 from erq_export.errors import DataError
 from erq_export.images import Preprocess
+from erq_export.logarithmic import LogGrid
 from erq_export.models import FAMILIES
 from erq_export.models.family import AttentionShape, Family
 from erq_export.models.loading import Identity, architecture
-from erq_export.quantized import QuantizedLayer, QuantizedOperand, install
+from erq_export.quantized import Outliers, QuantizedLayer, QuantizedOperand, bounds, install
 from erq_export.registry import resolve
 from erq_export.spec import QuantSpec
 
@@ -58,8 +59,7 @@ class Bundle:
                     "path": path,
                     "w_bits": layer.w_bits,
                     "a_bits": layer.a_bits,
-                    "act_qmin": int(layer.act.qmin.item()),
-                    "act_qmax": int(layer.act.qmax.item()),
+                    **_bounds(layer.act, "act_"),
                     "statistics": self.statistics.get(path, {}),
                 }
                 for path, layer in self.layers.items()
@@ -69,8 +69,7 @@ class Bundle:
                     "path": path,
                     "role": operand.role,
                     "bits": operand.bits,
-                    "qmin": int(operand.grid.qmin.item()),
-                    "qmax": int(operand.grid.qmax.item()),
+                    **_bounds(operand.grid, ""),
                 }
                 for path, operand in self.operands.items()
             ],
@@ -117,7 +116,11 @@ class Bundle:
         for path, part in (self.layers | self.operands).items():
             install(model, path, part)
         missing, surplus = model.load_state_dict(self.leftovers, strict=False)
-        own = {f"{path}.{name}" for path in self.layers for name in ("weight_q", "weight_scale", "bias", "act_scale")}
+        own = {
+            f"{path}.{name}"
+            for path, layer in self.layers.items()
+            for name in ("weight_q", "weight_scale", "bias", *(() if layer.act is None else ("act_scale",)))
+        }
         own |= {f"{path}.scale" for path in self.operands}
         if surplus or set(missing) != own:
             raise DataError("the bundle's float weights do not fit its architecture", fix="calibrate again")
@@ -136,36 +139,54 @@ class Bundle:
 
 
 def _tensors(layer: QuantizedLayer) -> dict[str, Tensor]:
-    return {
+    tensors = {
         "weight_q": layer.weight_q,
         "weight_scale": layer.weight_scale,
         "weight_qmin": layer.weight_qmin,
         "bias": layer.bias,
-        "act_scale": layer.act.scale,
     }
+    if layer.act is not None:
+        tensors["act_scale"] = layer.act.scale
+    if layer.outliers is not None:
+        tensors |= {f"outlier_{name}": getattr(layer.outliers, name) for name in ("columns", "scale", "qmin")}
+    return tensors
+
+
+def _bounds(grid: Grid | LogGrid | None, prefix: str) -> dict[str, float]:
+    """qmin and qmax of a uniform grid; a logarithmic one has none, nor has a float input."""
+    if not isinstance(grid, Grid):
+        return {}
+    qmin, qmax = bounds(grid)
+    return {f"{prefix}qmin": qmin, f"{prefix}qmax": qmax}
 
 
 def _layer(row: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedLayer:
     def tensor(name: str) -> Tensor:
         return tensors[f"layer.{row['path']}.{name}"]
 
-    scale = tensor("act_scale")
-    bounds = {name: torch.tensor(float(row[f"act_{name}"])) for name in ("qmin", "qmax")}
+    outliers = None
+    if f"layer.{row['path']}.outlier_columns" in tensors:
+        outliers = Outliers(**{name: tensor(f"outlier_{name}") for name in ("columns", "scale", "qmin")})
     return QuantizedLayer(
         weight_q=tensor("weight_q"),
         weight_scale=tensor("weight_scale"),
         weight_qmin=tensor("weight_qmin"),
         bias=tensor("bias"),
-        act=Grid(scale=scale, **bounds),
+        act=_grid(row, "act_", tensor("act_scale")) if "act_qmin" in row else None,
         w_bits=row["w_bits"],
         a_bits=row["a_bits"],
+        outliers=outliers,
     )
 
 
 def _operand(row: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedOperand:
-    bounds = {name: torch.tensor(float(row[name])) for name in ("qmin", "qmax")}
-    grid = Grid(scale=tensors[f"operand.{row['path']}.scale"], **bounds)
+    scale = tensors[f"operand.{row['path']}.scale"]
+    grid = _grid(row, "", scale) if "qmin" in row else LogGrid(scale=scale, bits=row["bits"])
     return QuantizedOperand(grid=grid, bits=row["bits"], role=row["role"])
+
+
+def _grid(row: dict[str, Any], prefix: str, scale: Tensor) -> Grid:
+    return Grid(scale=scale, **{name: torch.tensor(float(row[prefix + name])) for name in ("qmin", "qmax")})
 
 
 def file_sha256(path: Path) -> str:

@@ -16,8 +16,9 @@ from erq_export.aliases import ALIASES, PAPER_K
 from erq_export.demo import DEMO_PREPROCESS
 from erq_export.errors import FOUND, ErqError, SpecError
 from erq_export.job import Job
+from erq_export.published import PUBLISHED, settings
 from erq_export.spec import Bits, ModelSpec, QuantSpec
-from erq_export.targets import TARGETS
+from erq_export.targets import TARGETS, deployable
 
 INTERRUPTED = 130  # as a shell reports SIGINT
 
@@ -55,11 +56,12 @@ def options_of(spec: type, *, skip: Sequence[str] = ()) -> Callable[[Callable[..
         for field in reversed(dataclasses.fields(spec)):
             if "help" not in field.metadata or field.name in skip:
                 continue
-            many = isinstance(field.default, tuple)
+            many, name = isinstance(field.default, tuple), field.name.replace("_", "-")
+            flag = isinstance(field.default, bool)
             command = click.option(
-                f"--{field.name.replace('_', '-')}",
+                f"--{name}/--no-{name}" if flag else f"--{name}",
                 field.name,
-                type=_click_type(field),
+                type=None if flag else _click_type(field),
                 default=field.default,
                 multiple=many,
                 show_default=field.default is not None and field.default != (),
@@ -131,9 +133,12 @@ def run(ctx: click.Context, /, **given: Any) -> None:
 
 
 def job_of(ctx: click.Context, given: dict[str, Any]) -> Job:
-    """The job that the words describe; an alias changes the defaults of options that were not given."""
-    alias = ALIASES.get(given["model"])
-    for name, value in (alias.defaults if alias else {}).items():
+    """The job that the words describe; an alias changes the defaults of options that were not given, and so does a paper
+    where its reference is all that is wanted (beside other targets it is only compared with them)."""
+    alias, paper = ALIASES.get(given["model"]), given["published"]
+    alone = not deployable(given["targets"])
+    changed = (alias.defaults if alias else {}) | (settings(paper) if paper and alone else {})
+    for name, value in changed.items():
         if ctx.get_parameter_source(name) == click.core.ParameterSource.DEFAULT:
             given[name] = value
 
@@ -165,7 +170,14 @@ def build(out: Path, targets: tuple[str, ...]) -> None:
     from erq_export.artifacts import OutputFolder
 
     job = Job.from_json(OutputFolder(out).read_run(), out)
-    targets = targets or job.quant.targets
+    targets = deployable(targets or job.quant.targets)
+    if not deployable(job.quant.targets):
+        raise SpecError(
+            f"{out} was calibrated for reference alone: its grids need not fit any target",
+            fix="calibrate again, for example with --to onnx",
+        )
+    if not targets:
+        raise SpecError("there is nothing to build for reference", fix=f"--to {' or --to '.join(deployable(TARGETS))}")
     preflight.check_machine(targets, job.capability)
     from erq_export import pipeline
     from erq_export.terminal import Terminal
@@ -248,9 +260,16 @@ def models(as_json: bool) -> None:
     for row in (head, *rows):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     click.echo(f"\nk = {PAPER_K}: rounding refinement flips one integer at a time. An option that is given wins.")
+    for name, values in PUBLISHED.items():
+        click.echo(f"--to reference --published {name}: " + " ".join(_option(k, v) for k, v in values.items()))
     click.echo(
         "MODEL may be any timm name of the vit and swin families, with --model-arg and --checkpoint for your own."
     )
+
+
+def _option(name: str, value: Any) -> str:
+    word = name.replace("_", "-")
+    return f"--{'' if value else 'no-'}{word}" if isinstance(value, bool) else f"--{word} {value}"
 
 
 def _words(defaults: dict[str, Any]) -> list[tuple[str, Any]]:

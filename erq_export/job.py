@@ -7,6 +7,7 @@ from typing import Any
 from erq_export import __version__
 from erq_export.artifacts import RUN_FORMAT
 from erq_export.errors import SpecError
+from erq_export.published import PUBLISHED, settings
 from erq_export.spec import Bits, ModelSpec, QuantSpec, option
 
 
@@ -28,7 +29,16 @@ class Job:
     device: str = option("auto", "where to calibrate: auto, cpu, cuda, cuda:1 …")
     max_drop: float | None = option(None, "fail (exit 4) if top-1 drops more than this many points below float")
 
+    published: str | None = option(None, f"--to reference: start from the settings of a paper: {', '.join(PUBLISHED)}")
+
     def __post_init__(self) -> None:
+        if self.published is not None:
+            settings(self.published)
+            if "reference" not in self.quant.targets:
+                raise SpecError(
+                    f"--published {self.published} is a setting of the target reference: parts of it cannot be deployed",
+                    fix="--to reference; or, deployable: --rounding paper --row-steps 0 --head-ridge 1",
+                )
         for name, least in (("val_images", 0), ("seeds", 1), ("max_batch", 1)):
             if getattr(self, name) < least:
                 raise SpecError(f"--{name.replace('_', '-')} {getattr(self, name)}", fix=f"at least {least}")

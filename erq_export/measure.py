@@ -17,8 +17,9 @@ from erq_export.exporters.write import float_graph, save
 from erq_export.images import ImageSource
 from erq_export.job import Job
 from erq_export.models.loading import load
+from erq_export.price import price
 from erq_export.study import compare
-from erq_export.targets import named
+from erq_export.targets import deployable, named
 from erq_export.ui import Ui
 from erq_export.validate.accuracy import predict
 from erq_export.validate.latency import Latency, measure_latency, processor
@@ -39,6 +40,7 @@ class Measured:
     job: Job
     accuracy: dict[str, Any] | None = None
     comparison: list[dict[str, Any]] = field(default_factory=list)
+    price: list[dict[str, Any]] = field(default_factory=list)
     parity: dict[str, ParityReport] = field(default_factory=dict)
     engines: dict[str, dict[str, Any]] = field(default_factory=dict)
     latency: Latency | None = None
@@ -69,7 +71,7 @@ class Measured:
     def report(self, description: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
         """The report as plain data: `description` says what was run, this adds what was found."""
         targets = {}
-        for name in self.job.quant.targets:
+        for name in deployable(self.job.quant.targets):
             graph, manifest = self.out.graph(name), self.out.read_manifest(name)
             engine = self.engines.get(name)
             parity = self.parity.get(name)
@@ -89,6 +91,7 @@ class Measured:
             **description,
             "accuracy": self.accuracy,
             "comparison": self.comparison,
+            "price": self.price,
             "targets": targets,
             "latency": None if self.latency is None else self.latency.to_json(),
             "layers": [
@@ -117,25 +120,30 @@ def measure(
     """Parity of every graph, accuracy where there are labels, the comparison, latency. `pixels` are the calibration set."""
     found, out = Measured(job=job, processor=processor()), OutputFolder(job.out)
     reference = bundle.reference()
-    for name in job.quant.targets:
+    targets = deployable(job.quant.targets)
+    for name in targets:
         if out.has_engine(name):
             found.engines[name] = out.read_engine(name)
-    with stage("parity"):
-        for name in unique_graphs(job.quant.targets):
-            found.parity[name] = check_parity(
-                reference,
-                out.graph(name),
-                out.read_manifest(name),
-                bundle.layers,
-                pixels[:PARITY_IMAGES],
-                progress=ui.progress,
-            )
+    if targets:
+        with stage("parity"):
+            for name in unique_graphs(targets):
+                found.parity[name] = check_parity(
+                    reference,
+                    out.graph(name),
+                    out.read_manifest(name),
+                    bundle.layers,
+                    pixels[:PARITY_IMAGES],
+                    progress=ui.progress,
+                )
     if held_out is not None:
         with stage("accuracy"):
             found.accuracy = accuracy(job, bundle, reference, held_out, device, ui)
         if job.compare or job.seeds > 1 or held_out.labels is not None:
             with stage("comparison"):
                 found.comparison = compare(job, images, held_out, device, ui)
+    if targets and targets != job.quant.targets:
+        with stage("price"):
+            found.price = price(job, images, held_out, device, ui)
     if "onnx" in job.quant.targets:
         with stage("latency"), tempfile.TemporaryDirectory() as folder:
             found.latency = latency(job, bundle, pixels[:LATENCY_BATCH], Path(folder))
@@ -155,7 +163,7 @@ def accuracy(
     job: Job, bundle: Bundle, reference: nn.Module, held_out: ImageSource, device: torch.device, ui: Ui
 ) -> dict[str, Any]:
     """Top-1 of the float model, the reference and every graph in ONNX Runtime, and their agreement with the reference."""
-    out, graphs = OutputFolder(job.out), unique_graphs(job.quant.targets)
+    out, graphs = OutputFolder(job.out), unique_graphs(deployable(job.quant.targets))
     runners: list[Runner] = [
         TorchRunner(load(job.model, seed=job.quant.seed).model, device, name="float"),
         TorchRunner(reference, device, name="reference"),

@@ -25,7 +25,7 @@ from erq_export.measure import Measured, measure, raise_gates
 from erq_export.meter import Meter
 from erq_export.models.loading import load
 from erq_export.sources import calibration_source, validation_source
-from erq_export.targets import named
+from erq_export.targets import deployable, named
 from erq_export.ui import Ui
 from erq_export.validate.chart import draw
 from erq_export.validate.report import markdown
@@ -76,8 +76,9 @@ def run(job: Job, ui: Ui, *, overwrite: bool = False) -> dict[str, Any]:
             bundle.save(OutputFolder(folder).bundle)
             write_json(OutputFolder(folder).run, job.to_json())
     del loaded
-    export(it, bundle, job.quant.targets)
-    build_engines(it, job.quant.targets)
+    if targets := deployable(job.quant.targets):
+        export(it, bundle, targets)
+        build_engines(it, targets)
     return conclude(it, bundle, measure(job, bundle, images, held_out, data.pixels, device, ui, it.stage))
 
 

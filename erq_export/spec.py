@@ -8,14 +8,17 @@ from typing import Any
 
 from erq_export.errors import SpecError
 from erq_export.registry import METHODS, unknown
-from erq_export.targets import GridRules, grid_rules
+from erq_export.targets import GridRules, deployable, grid_rules
 
-REFINEMENTS = ("flip", "paper", "none", "mipq")
+REFINEMENTS = ("flip", "paper", "none", "mipq", "unit")
 MIPQ_COLUMNS = range(1, 21)
 GPTQ_ORDERS = ("natural", "activation")
-ATTENTION = ("fp16", "int8")
 INPUTS = ("float", "quantized")
 WEIGHT_PERCENTILES = ("wide", "repq")
+ATTENTION = ("fp16", "int8", "paper")
+ZERO_POINTS = ("integer", "mean")
+PATCH_INPUT = ("8", "float")
+UNDEPLOYABLE = {"attention": "paper", "dual": True, "zero_points": "mean", "patch_input": "float"}
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(3, 9)
 
@@ -97,7 +100,9 @@ class QuantSpec:
         "natural", "gptq: columns as they are, or strongest inputs first: " + ", ".join(GPTQ_ORDERS), methods=GPTQ
     )
     attention: str = option(
-        "fp16", "q, k, v and softmax: fp16 (not quantized; float32 in ONNX Runtime) or int8 (products in integers)"
+        "auto",
+        "q, k, v and softmax: fp16 (not quantized; float32 in ONNX Runtime), int8 (products in integers), paper (--bits, "
+        "softmax on a log-√2 grid; --to reference alone), auto (paper for --to reference alone, else fp16)",
     )
     attention_bits: int = option(8, "--attention int8: designed bits of q, k, v and softmax, 3 to 8")
     head_ridge: float | None = option(
@@ -121,7 +126,19 @@ class QuantSpec:
         "weight ranges searched: the extended paper's 10 percentiles or RepQ's 3: " + ", ".join(WEIGHT_PERCENTILES),
     )
 
+    dual: bool = option(
+        False, "erq, --to reference: outlier columns of qkv and fc1 on a second grid, no row steps there"
+    )
+    zero_points: str = option(
+        "integer",
+        "--to reference: after the LayerNorm fold rounded, or the mean as published: " + ", ".join(ZERO_POINTS),
+    )
+    patch_input: str = option("8", "--to reference: bits of the image, or not quantized: " + ", ".join(PATCH_INPUT))
+    fold_reduction: bool = option(True, "fold the LayerNorm before Swin's reduction too, as RepQ-ViT does")
+
     def __post_init__(self) -> None:
+        if self.attention == "auto":
+            object.__setattr__(self, "attention", "fp16" if deployable(self.targets) else "paper")
         for name, known in (("inputs", INPUTS), ("input_ranges", INPUTS), ("weight_percentiles", WEIGHT_PERCENTILES)):
             if getattr(self, name) not in known:
                 raise unknown(f"--{name.replace('_', '-')}", getattr(self, name), known)
@@ -151,9 +168,26 @@ class QuantSpec:
             raise unknown("GPTQ column order", self.gptq_order, GPTQ_ORDERS)
         if self.attention not in ATTENTION:
             raise unknown("attention precision", self.attention, ATTENTION)
+        if self.zero_points not in ZERO_POINTS:
+            raise unknown("kind of zero points", self.zero_points, ZERO_POINTS)
+        if self.patch_input not in PATCH_INPUT:
+            raise unknown("patch input", self.patch_input, PATCH_INPUT)
         if self.attention_bits not in ACTIVATION_BITS:
             raise SpecError(f"--attention-bits {self.attention_bits}", fix="3 to 8")
         _ = self.rules  # refuses unknown targets
+        self._check_deployable()
+
+    def _check_deployable(self) -> None:
+        """SpecError for a choice that none but the target `reference` can run, beside another one."""
+        if not (named := deployable(self.targets)):
+            return
+        for name, value in UNDEPLOYABLE.items():
+            if getattr(self, name) == value:
+                words = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+                raise SpecError(
+                    f"{words} cannot be deployed to {', '.join(named)}: PyTorch alone can simulate it",
+                    fix=f"leave {words} out, or --to reference alone",
+                )
 
     def check_asked(self, names: Collection[str]) -> None:
         """SpecError where one of these fields, asked for by the user, would change nothing with the rest as it is.

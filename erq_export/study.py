@@ -18,7 +18,7 @@ from erq_export.images import ImageSource
 from erq_export.job import Job
 from erq_export.models.loading import load
 from erq_export.spec import Bits, QuantSpec
-from erq_export.targets import TARGETS
+from erq_export.targets import TARGETS, deployable
 from erq_export.ui import Ui
 from erq_export.validate.accuracy import predict
 from erq_export.validate.runners import OnnxRuntimeRunner, Runner, TorchRunner
@@ -44,7 +44,7 @@ def settings(job: Job) -> list[Setting]:
 def compare(job: Job, images: ImageSource, held_out: ImageSource, device: torch.device, ui: Ui) -> list[dict[str, Any]]:
     """One row a setting: mean, spread and every seed's top-1 of the fake-quant model and of ONNX Runtime on the graph.
 
-    Seeds are consecutive from the job's own. The graph is the one for ONNX Runtime on CPU.
+    Seeds are consecutive from the job's own. The graph is the one for ONNX Runtime on CPU; what is only simulated has none.
     """
     rows, chosen, traced = [], settings(job), Traced()
     for i, setting in enumerate(chosen):
@@ -71,6 +71,14 @@ def _measure(
     preprocess = loaded.identity.preprocess
     data = calibration_set(images, preprocess, n=spec.calib, seed=spec.seed)
     bundle = calibrate(loaded, data, spec, device=device, progress=lambda *_: None)
+    if not deployable(spec.targets):
+        alone = predict(
+            [TorchRunner(bundle.reference(), device, name="reference")],
+            held_out,
+            preprocess,
+            limit=job.val_images or None,
+        )
+        return {"top1_reference": alone.top1("reference"), "layer_error": layer_error(bundle)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         save(lowered(traced.markers(bundle), TARGETS["onnx"], {})[0], path)

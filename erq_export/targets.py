@@ -14,9 +14,10 @@ class Target:
 
     name: str
     says: str  # one line for `erq-export models`
-    container: Literal["int8", "uint8"]  # of activations; weights are int8 with zero point 0 everywhere
+    container: Literal["int8", "uint8", "none"]  # of activations; weights are int8 with zero point 0 everywhere
     carrier: Literal["float32", "float16"]  # of everything that is not quantized
-    weight_form: Literal["channel", "scalar"]  # per-channel DQ, or one power-of-two DQ and a ratio after the product
+    # per-channel DQ, or one power-of-two DQ and a ratio after the product
+    weight_form: Literal["channel", "scalar", "none"]
     package: str | None  # Python package that builds an engine from the graph; None: the graph is the deliverable
     ahead_of_time: bool = False  # builds for named compute capabilities, without a GPU
     int8_head_dims: tuple[int, ...] | None = None  # that INT8 attention stays fused with; None: any
@@ -24,9 +25,14 @@ class Target:
     softmax_clip: bool = True  # may a Clip stand behind the softmax? TensorRT's fused attention breaks apart on it
 
     @property
+    def simulated(self) -> bool:
+        """Is this no target but PyTorch itself? Without a container there is no graph, no engine and no rule for grids."""
+        return self.container == "none"
+
+    @property
     def offset_8bit(self) -> bool:
         """Can 8-bit activations have any zero point? int8 with zero point 0 holds [−128, 127] and no other 8-bit range."""
-        return self.container == "uint8"
+        return self.container != "int8"
 
 
 TARGETS: dict[str, Target] = {
@@ -63,6 +69,14 @@ TARGETS: dict[str, Target] = {
             int8_tokens=512,
             softmax_clip=False,
         ),
+        Target(
+            name="reference",
+            says="nothing to deploy: the published scheme (log-√2 softmax, free grids) simulated in PyTorch, to compare with",
+            container="none",
+            carrier="float32",
+            weight_form="none",
+            package=None,
+        ),
     )
 }
 
@@ -74,6 +88,7 @@ class GridRules:
     half_scales: bool  # scales exact in float16
     offset_8bit: bool  # 8-bit activations may have any zero point
     softmax_clip: bool = True  # softmax codes may end below the code of 1
+    holds_zero: bool = True  # ranges hold 0, so that codes fit 8 bits around it; False: no container, any range
 
 
 def named(name: str) -> Target:
@@ -83,9 +98,20 @@ def named(name: str) -> Target:
     return TARGETS[name]
 
 
+def deployable(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the named targets that a graph is written for: all but `reference`."""
+    return tuple(n for n in names if not named(n).simulated)
+
+
 def grid_rules(names: Iterable[str]) -> GridRules:
-    """The rules of all named targets together: a bundle serves each of them with the same integers."""
-    rows = [named(n) for n in names]
+    """The rules of all named targets together: a bundle serves each of them with the same integers.
+
+    A simulated target has none, so beside others it changes nothing.
+    """
+    given = tuple(names)
+    rows = [named(n) for n in deployable(given)]
+    if given and not rows:
+        return GridRules(half_scales=False, offset_8bit=True, softmax_clip=True, holds_zero=False)
     if not rows:
         raise SpecError("no target was given", fix=f"--to {' or --to '.join(TARGETS)}")
     return GridRules(

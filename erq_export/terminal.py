@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from erq_export.artifacts import OutputFolder
+from erq_export.validate.report import PRICE_HEAD, price_rows
 
 LINE_EVERY_S = 10.0
 LOG_WIDTH = 160
@@ -63,6 +64,8 @@ class Terminal:
         """The end of a run: the comparison, the sentences, and where everything lies."""
         if report["comparison"]:
             self.comparison(report)
+        if report.get("price"):
+            self.table("From the published scheme to what is deployed", PRICE_HEAD, price_rows(report["price"]))
         for sentence in report["headline"]:
             self.console.print(f"- {sentence}")
         self.files(OutputFolder(out))
@@ -81,8 +84,8 @@ class Terminal:
                 row["method"],
                 len(row["top1_reference"]["all"]),
                 cell(row["top1_reference"]),
-                cell(row["top1_onnx"]),
-                f"{row['agreement']['mean']:.2f}",
+                cell(row["top1_onnx"]) if "top1_onnx" in row else "",
+                f"{row['agreement']['mean']:.2f}" if "agreement" in row else "",
             ]
             for row in report["comparison"]
         ]

@@ -59,10 +59,10 @@ def rebound(markers: ir.Model, bundle: Bundle) -> ir.Model | None:
 def _bound(part: QuantizedLayer | QuantizedOperand) -> tuple[dict[str, Tensor], dict[str, int]]:
     """What a marker holds of the bundle, as `quantized` writes it: its inputs behind the first, its attributes."""
     if isinstance(part, QuantizedOperand):
-        grid, bits = part.grid, {"bits": part.bits}
+        grid, bits = part.deployed_grid, {"bits": part.bits}
         tensors = {"scale": grid.scale}
     else:
-        grid, bits = part.act, {"w_bits": part.w_bits, "a_bits": part.a_bits}
+        grid, bits = part.deployed_grid, {"w_bits": part.w_bits, "a_bits": part.a_bits}
         names = ("weight_q", "weight_scale", "bias")
         tensors = {name: getattr(part, name) for name in names} | {"act_scale": grid.scale}
     return tensors, {"qmin": int(grid.qmin), "qmax": int(grid.qmax)} | bits

@@ -44,8 +44,8 @@ def predict(
 
     DataError where a label is beyond the model's classes.
     """
-    n = len(source) if limit is None else min(limit, len(source))
-    chosen = [i * len(source) // n for i in range(n)]
+    chosen = evenly_spread(len(source), limit)
+    n = len(chosen)
     found: dict[str, list[Tensor]] = {runner.name: [] for runner in runners}
     done = 0
     for pixels in batches(source, preprocess, chosen, BATCH):
@@ -58,6 +58,12 @@ def predict(
             _check_labels(source, n_classes=logits.shape[1])
     labels = None if source.labels is None else torch.tensor([source.labels[i] for i in chosen])
     return Predictions(labels=labels, by_runner={name: torch.cat(parts) for name, parts in found.items()})
+
+
+def evenly_spread(n: int, limit: int | None) -> list[int]:
+    """Which of n images are measured: all, or `limit` of them."""
+    wanted = n if limit is None else min(limit, n)
+    return [i * n // wanted for i in range(wanted)]
 
 
 def _check_labels(source: ImageSource, *, n_classes: int) -> None:

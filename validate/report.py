@@ -21,6 +21,8 @@ def headline(report: dict[str, Any]) -> list[str]:
     for name, target in report["targets"].items():
         said += _target_words(name, target)
         said += _attention_words(name, target, quant["attention_bits"])
+    if "reference" in quant["targets"]:
+        said.append(_reference_words(report))
     said += _speed_words(report["latency"])
     said += [f"Not verified here: {text}" for text in report["not_verified"]]
     said += [f"PROBLEM: {text}" for text in report["problems"]]
@@ -94,6 +96,19 @@ def _attention_words(name: str, target: dict[str, Any], bits: int) -> list[str]:
     return [*words, *(f"{name}: no fused attention in {text}." for text in unfused)]
 
 
+def _reference_words(report: dict[str, Any]) -> str:
+    rows = report["price"]
+    if not rows:
+        return "reference: the scheme above is simulated in PyTorch; no graph was written."
+    key, unit = ("top1", " %") if "top1" in rows[0] else ("logits_error", "")
+    what = "top-1" if key == "top1" else "the logits' error"
+    first, last = (row[key]["mean"] for row in (rows[0], rows[-1]))
+    return (
+        f"reference: from {rows[0]['change']} to what is deployed, {what} goes from {first:.4g}{unit} to {last:.4g}{unit} "
+        f"(mean of {len(rows[0][key]['all'])} seeds; the price of each choice is in the table)."
+    )
+
+
 def _speed_words(latency: dict[str, Any] | None) -> list[str]:
     if latency is None:
         return []
@@ -111,6 +126,10 @@ def markdown(report: dict[str, Any]) -> str:
     parts.insert(1, f"# {report['model']['name']} {report['quant']['bits']}")
     if report["comparison"]:
         parts.append("## Comparison\n\n" + comparison_table(report["comparison"]))
+    if report["price"]:
+        parts.append(
+            "## From the published scheme to what is deployed\n\n" + table(PRICE_HEAD, price_rows(report["price"]))
+        )
     parts.append("## Cost of each stage\n\n" + stage_table(report["stages"]))
     parts.append("## Layers\n\n" + layer_table(report))
     return "\n\n".join(parts) + "\n"
@@ -128,14 +147,35 @@ def comparison_table(rows: Sequence[dict[str, Any]]) -> str:
             row["method"],
             str(len(row["top1_reference"]["all"])),
             cell(row["top1_reference"]),
-            cell(row["top1_onnx"]),
-            f"{row['agreement']['mean']:.2f}",
+            cell(row["top1_onnx"]) if "top1_onnx" in row else "",
+            f"{row['agreement']['mean']:.2f}" if "agreement" in row else "",
             f"{row['layer_error']['mean']:.4f}",
         ]
         for row in rows
     ]
     head = ["bits", "method", "seeds", "top-1 % fake-quant", "top-1 % ONNX Runtime", "agreement %", "layer error"]
     return table(head, body)
+
+
+PRICE_HEAD = ("then", "seeds", "top-1 %", "logits error", "layer error")
+
+
+def price_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """One line a choice, mean ± standard deviation over the seeds. Every line keeps the choices of those above it."""
+
+    def cell(figure: dict[str, Any] | None, digits: int) -> str:
+        return "" if figure is None else f"{figure['mean']:.{digits}f} ± {figure['std']:.{digits}f}"
+
+    return [
+        [
+            row["change"],
+            str(len(row["layer_error"]["all"])),
+            cell(row.get("top1"), 2),
+            cell(row["logits_error"], 4),
+            cell(row["layer_error"], 5),
+        ]
+        for row in rows
+    ]
 
 
 def stage_table(stages: Sequence[dict[str, Any]]) -> str:
