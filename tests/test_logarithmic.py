@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -24,7 +25,7 @@ def literal(p: float, delta: float, bits: int) -> float:
     return 0.0 if k >= 2**bits else delta * 2 ** (-min(max(k, 0), 2**bits - 1) / 2)
 
 
-@given(st.floats(0, 2, width=32), st.floats(0.01, 1, width=32), st.integers(3, 8))
+@given(st.floats(0, 2, width=32), st.floats(2**-7, 1, width=32), st.integers(3, 8))
 def test_every_value_goes_where_the_definition_says(p: float, delta: float, bits: int) -> None:
     """float32 may fall on the other side of a rounding border: then −2 log₂(p/δ) is within 1e-4 of a half."""
     got = float(fake_quantize_log(torch.tensor(p), grid(delta, bits)))
@@ -59,10 +60,10 @@ def test_zero_stays_zero_and_more_than_delta_is_delta() -> None:
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_larger_values_have_no_smaller_points(bits: int) -> None:
-    p = torch.linspace(0, 1.5, 20001)
+    p = torch.cat([torch.zeros(1), torch.logspace(-140, 1, 20001, base=2.0)])
     p_hat = fake_quantize_log(p, grid(1.0, bits))
     assert bool((p_hat.diff() >= 0).all())
-    assert len(p_hat.unique()) == min(2**bits, 1 + int(2 * math.log2(1 / float(p[1])) + 0.5)) + 1  # 0 is one more
+    assert len(p_hat.unique()) == 2**bits + 1  # 0 is one more
 
 
 def test_the_form_with_ceil_is_the_same() -> None:
@@ -76,7 +77,7 @@ def test_the_form_with_ceil_is_the_same() -> None:
 
 @pytest.mark.parametrize("sharpness", [0.5, 3.0, 8.0])
 def test_delta_is_the_quantile_of_least_error(sharpness: float) -> None:
-    """Streamed in two chunks, against torch.quantile on everything at once."""
+    """Streamed in two chunks, against NumPy's quantile on everything at once."""
     P = (sharpness * torch.randn(4, 2, 60, 60, generator=torch.Generator().manual_seed(1))).softmax(-1)
     tails = Tails.of(P.numel())
     for chunk in (P[:1], P[1:]):
@@ -84,7 +85,7 @@ def test_delta_is_the_quantile_of_least_error(sharpness: float) -> None:
     search = LogSearch.from_tails(tails, bits=4)
     for chunk in (P[:3], P[3:]):
         search.add(chunk)
-    tops = [float(torch.quantile(P.flatten(), p)) for p in PERCENTILES]
+    tops = [float(np.quantile(P.double().numpy(), p)) for p in PERCENTILES]
     errors = [float((fake_quantize_log(P, grid(top)) - P).double().square().sum()) for top in tops]
     assert float(search.best().scale) == pytest.approx(tops[errors.index(min(errors))], rel=1e-6)
     assert min(errors) < 0.999 * max(errors)

@@ -10,9 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from erq_export.errors import ErqError, SpecError
+from erq_export.published import PUBLISHED, published, settings
 from erq_export.registry import METHODS, nearest, resolve
 from erq_export.spec import ACTIVATION_BITS, REFINEMENTS, WEIGHT_BITS, WEIGHT_PERCENTILES, Bits, ModelSpec, QuantSpec
-from erq_export.targets import TARGETS, grid_rules, named
+from erq_export.targets import TARGETS, deployable, grid_rules, named
 
 W4A4 = Bits(w=4, a=4)
 
@@ -61,7 +62,7 @@ def test_the_paper_is_the_default() -> None:
 def test_a_spec_survives_json() -> None:
     changed = spec(
         bits=Bits(w=3, a=8),
-        targets=("onnx", "tensorrt-rtx"),
+        targets=("reference",),
         method="rtn",
         calib=7,
         seed=3,
@@ -77,6 +78,10 @@ def test_a_spec_survives_json() -> None:
         gptq_order="activation",
         attention="int8",
         attention_bits=5,
+        dual=True,
+        zero_points="mean",
+        patch_input="float",
+        fold_reduction=False,
         inputs="quantized",
         input_ranges="quantized",
         weight_percentiles="repq",
@@ -115,6 +120,9 @@ def test_json_with_fields_of_another_version_is_refused() -> None:
         ({"gptq_damping": math.nan}, "positive"),
         ({"gptq_block": 0}, "at least 1"),
         ({"gptq_order": "actvation"}, "did you mean activation"),
+        ({"attention": "papr"}, "did you mean paper"),
+        ({"zero_points": "means"}, "did you mean mean"),
+        ({"patch_input": "flot"}, "did you mean float"),
         ({"inputs": "flaot"}, "did you mean float"),
         ({"input_ranges": "quantised"}, "did you mean quantized"),
         ({"weight_percentiles": "wider"}, "did you mean wide"),
@@ -140,11 +148,57 @@ def test_specs_do_not_change_and_are_keyword_only() -> None:
 @pytest.mark.parametrize("names", [("onnx",), ("tensorrt",), ("tensorrt-rtx",), tuple(TARGETS)])
 def test_rules_are_those_of_all_targets_together(names: tuple[str, ...]) -> None:
     """Adding a target only takes freedom away."""
-    rules, rows = grid_rules(names), [named(n) for n in names]
+    rules, rows = grid_rules(names), [named(n) for n in deployable(names)]
     assert rules.half_scales == ("float16" in {t.carrier for t in rows})
     assert rules.offset_8bit == ({t.container for t in rows} == {"uint8"})
     assert spec(targets=names).rules == rules
     assert grid_rules(tuple(reversed(names))) == rules
+
+
+def test_a_simulated_target_has_no_rules_of_its_own() -> None:
+    alone = grid_rules(["reference"])
+    assert not alone.holds_zero
+    assert not alone.half_scales
+    assert alone.offset_8bit
+    for names in (("onnx",), ("tensorrt-rtx",), ("onnx", "tensorrt")):
+        assert grid_rules(("reference", *names)) == grid_rules(names)
+        assert deployable((*names, "reference")) == names
+
+
+def test_the_published_attention_is_what_reference_alone_is_for() -> None:
+    assert spec(targets=("reference",)).attention == "paper"
+    assert spec(targets=("reference", "onnx")).attention == spec().attention == "fp16"
+    assert spec(targets=("reference",), attention="fp16").attention == "fp16"
+
+
+@pytest.mark.parametrize("targets", [("onnx",), ("reference", "tensorrt-rtx")])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"attention": "paper"}, "--attention paper"),
+        ({"dual": True}, "--dual"),
+        ({"zero_points": "mean"}, "--zero-points mean"),
+        ({"patch_input": "float"}, "--patch-input float"),
+    ],
+)
+def test_what_no_target_can_run_is_refused(targets: tuple[str, ...], change: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        spec(targets=targets, **change)
+    assert caught.value.problem.startswith(f"{words} cannot be deployed to {targets[-1]}")
+    assert caught.value.fix == f"leave {words} out, or --to reference alone"
+    assert spec(targets=("reference",), **change).rules == grid_rules(["reference"])
+
+
+@pytest.mark.parametrize("paper", PUBLISHED)
+def test_a_preset_is_a_legal_setting_of_reference(paper: str) -> None:
+    """Every value is one that the spec knows, and the bits, data and λ stay those of the run."""
+    base = spec(targets=("reference", "onnx"), ridge=7.0, seed=3, method="rtn")
+    preset = published(base, paper)
+    assert (preset.ridge, preset.seed, preset.bits, preset.method) == (7.0, 3, base.bits, "erq")
+    assert {name: getattr(preset, name) for name in settings(paper)} == settings(paper)
+    with pytest.raises(SpecError, match="icmll") as caught:
+        settings("icmll")
+    assert "did you mean icml" in caught.value.fix
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -169,7 +223,7 @@ def test_refinements_of_the_spec_are_those_there_are() -> None:
     from erq_export.calibrate import rounding
     from erq_export.calibrate.erq import refinement
 
-    assert set(REFINEMENTS) == {*rounding.REFINEMENTS, "mipq"}
+    assert set(REFINEMENTS) == {*rounding.REFINEMENTS, "mipq", "unit"}
     for name in REFINEMENTS:
         rule = refinement(spec(rounding=name))
         assert rule is rounding.REFINEMENTS.get(name, rule)
