@@ -16,7 +16,7 @@ from erq_export.aliases import ALIASES, PAPER_K
 from erq_export.demo import DEMO_PREPROCESS
 from erq_export.errors import FOUND, ErqError, SpecError
 from erq_export.job import Job
-from erq_export.published import PUBLISHED, settings
+from erq_export.published import as_words, settings
 from erq_export.spec import Bits, ModelSpec, QuantSpec
 from erq_export.targets import TARGETS, deployable
 
@@ -170,14 +170,7 @@ def build(out: Path, targets: tuple[str, ...]) -> None:
     from erq_export.artifacts import OutputFolder
 
     job = Job.from_json(OutputFolder(out).read_run(), out)
-    targets = deployable(targets or job.quant.targets)
-    if not deployable(job.quant.targets):
-        raise SpecError(
-            f"{out} was calibrated for reference alone: its grids need not fit any target",
-            fix="calibrate again, for example with --to onnx",
-        )
-    if not targets:
-        raise SpecError("there is nothing to build for reference", fix=f"--to {' or --to '.join(deployable(TARGETS))}")
+    targets = preflight.buildable(job.quant, targets)
     preflight.check_machine(targets, job.capability)
     from erq_export import pipeline
     from erq_export.terminal import Terminal
@@ -260,16 +253,11 @@ def models(as_json: bool) -> None:
     for row in (head, *rows):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     click.echo(f"\nk = {PAPER_K}: rounding refinement flips one integer at a time. An option that is given wins.")
-    for name, values in PUBLISHED.items():
-        click.echo(f"--to reference --published {name}: " + " ".join(_option(k, v) for k, v in values.items()))
+    for line in as_words():
+        click.echo(line)
     click.echo(
         "MODEL may be any timm name of the vit and swin families, with --model-arg and --checkpoint for your own."
     )
-
-
-def _option(name: str, value: Any) -> str:
-    word = name.replace("_", "-")
-    return f"--{'' if value else 'no-'}{word}" if isinstance(value, bool) else f"--{word} {value}"
 
 
 def _words(defaults: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from erq_export.errors import ErqError
 from erq_export.preflight import check_machine
-from erq_export.targets import TARGETS
+from erq_export.targets import TARGETS, named
 
 PACKAGES = ("torch", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "pulp", "scikit-learn")
 
@@ -24,6 +24,6 @@ def findings() -> Iterator[str]:
     for name in TARGETS:
         try:
             check_machine([name])
-            yield f"--to {name:11s} builds here"
+            yield f"--to {name:11s} {'is simulated' if named(name).simulated else 'builds'} here"
         except ErqError as e:
             yield f"--to {name:11s} not here: {e.problem}; {e.fix}"

@@ -4,8 +4,9 @@ import tempfile
 from collections.abc import Iterable, Sequence
 
 from erq_export.artifacts import OutputFolder
+from erq_export.errors import SpecError
 from erq_export.spec import QuantSpec
-from erq_export.targets import named
+from erq_export.targets import TARGETS, deployable, named
 
 
 def check(quant: QuantSpec, capabilities: Sequence[str], out: OutputFolder, *, overwrite: bool) -> None:
@@ -13,6 +14,18 @@ def check(quant: QuantSpec, capabilities: Sequence[str], out: OutputFolder, *, o
     check_machine(quant.targets, capabilities)
     check_solver(quant)
     out.check(overwrite=overwrite)
+
+
+def buildable(quant: QuantSpec, asked: Sequence[str]) -> tuple[str, ...]:
+    """The targets among `asked`, or else among the run's own, that a graph can be written for from the run's bundle."""
+    if not deployable(quant.targets):
+        raise SpecError(
+            "the run was calibrated for reference alone: its grids need not fit any target",
+            fix="calibrate again, for example with --to onnx",
+        )
+    if not (targets := deployable(asked or quant.targets)):
+        raise SpecError("nothing can be built for reference", fix=f"--to {' or --to '.join(deployable(TARGETS))}")
+    return targets
 
 
 def check_solver(quant: QuantSpec) -> None:

@@ -1,5 +1,6 @@
 """The settings of either ERQ paper, as values of QuantSpec: where the target `reference` starts from."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +43,16 @@ def settings(paper: str) -> dict[str, Any]:
     if paper not in PUBLISHED:
         raise unknown("published setting", paper, PUBLISHED)
     return PUBLISHED[paper]
+
+
+def as_words() -> Iterator[str]:
+    """A line a paper: its settings as they are typed."""
+    for paper, values in PUBLISHED.items():
+        words = []
+        for name, value in values.items():
+            word = name.replace("_", "-")
+            words.append(f"--{'' if value else 'no-'}{word}" if isinstance(value, bool) else f"--{word} {value}")
+        yield f"--published {paper} is " + " ".join(words)
 
 
 def published(quant: QuantSpec, paper: str) -> QuantSpec:

@@ -70,6 +70,7 @@ def option(default: Any, says: str, *, methods: tuple[str, ...] = tuple(METHODS)
 
 
 ERQ, GPTQ = ("erq",), ("gptq",)
+FOLDING = ("erq", "gptq", "repq")  # methods that fold LayerNorms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,14 +128,19 @@ class QuantSpec:
     )
 
     dual: bool = option(
-        False, "erq, --to reference: outlier columns of qkv and fc1 on a second grid, no row steps there"
+        False,
+        "erq, --to reference: outlier columns of qkv and fc1 on a second grid, and no row steps in these layers",
+        methods=ERQ,
     )
     zero_points: str = option(
         "integer",
         "--to reference: after the LayerNorm fold rounded, or the mean as published: " + ", ".join(ZERO_POINTS),
+        methods=FOLDING,
     )
     patch_input: str = option("8", "--to reference: bits of the image, or not quantized: " + ", ".join(PATCH_INPUT))
-    fold_reduction: bool = option(True, "fold the LayerNorm before Swin's reduction too, as RepQ-ViT does")
+    fold_reduction: bool = option(
+        True, "fold the LayerNorm before Swin's reduction too, as RepQ-ViT does", methods=FOLDING
+    )
 
     def __post_init__(self) -> None:
         if self.attention == "auto":
