@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from erq_export.errors import SpecError
-from erq_export.targets import TARGETS, named
+from erq_export.targets import TARGETS, deployable, named
 
 from . import attention, codes, model, products, scales
 from .rule import Finding, Rule
@@ -61,7 +61,8 @@ def _counted(n: int, what: str) -> str:
 
 def check(path: Path, target: str) -> Checked:
     """The findings of every rule for the target. SpecError where the target is unknown or the file is not ONNX."""
-    named(target)
+    if named(target).simulated:
+        raise SpecError(f"target {target!r} has no graph to check", fix=f"one of: {', '.join(deployable(TARGETS))}")
     view = View(model=load(path))
     findings = tuple(finding for rule in RULES for finding in rule.findings(view, target))
     return Checked(file=str(path), target=target, findings=findings)
@@ -106,4 +107,4 @@ def table() -> str:
 
 
 def _targets(names: tuple[str, ...]) -> str:
-    return "all" if set(names) == set(TARGETS) else ", ".join(names)
+    return "all" if set(names) == set(deployable(TARGETS)) else ", ".join(names)
