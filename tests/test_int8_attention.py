@@ -31,7 +31,7 @@ from erq_export.models.family import OPERANDS, AttentionShape
 from erq_export.models.loading import Loaded
 from erq_export.spec import ModelSpec
 from erq_export.targets import TARGETS
-from erq_export.ui import Ui
+from erq_export.terminal import Terminal
 from erq_export.validate.attention_parity import check_product
 from erq_export.validate.executed import FLOAT_GEMMS, INTEGER_GEMMS, executed_ops
 from erq_export.validate.parity import ParityReport, check_parity
@@ -307,7 +307,7 @@ def test_a_run_is_refused_before_anything_is_calibrated(
     write_images(tmp_path / "photos", 2)
     monkeypatch.setattr(pipeline, "calibration_set", lambda *_, **__: pytest.fail("images were read"))
     with pytest.raises(SpecError, match=words):
-        pipeline.run(job(tmp_path / "out", ("tensorrt-rtx",), **args), Ui())
+        pipeline.run(job(tmp_path / "out", ("tensorrt-rtx",), **args), Terminal())
     assert not (tmp_path / "out").exists()
 
 
@@ -318,7 +318,7 @@ def test_a_bundle_for_onnx_is_refused_for_a_target_without_its_attention(tmp_pat
     (tmp_path / "bundle").mkdir()
     other.save(tmp_path / "bundle")
     with pytest.raises(SpecError, match="24 channels"):
-        pipeline.build(asked, Ui(), targets=("tensorrt-rtx",))
+        pipeline.build(asked, Terminal(), targets=("tensorrt-rtx",))
     assert not (tmp_path / "tensorrt-rtx").exists()
 
 

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from erq_export.exporters.engine import claims_broken, unfused
 from erq_export.exporters.plan import (
     PlanLayer,
     PlanSummary,
     Tensor,
+    attention_by_operator,
     parse_plan,
     plan_text,
     precision_by_node,
     summarize,
 )
+from erq_export.manifest import AttentionOperator
 
 DATA = Path(__file__).parent / "data"
 PER_CHANNEL = (DATA / "rtx_plan_per_channel_qkv.txt").read_text()  # one ViT-S block whose qkv fell back to f16
@@ -141,3 +144,55 @@ def test_the_text_has_one_readable_line_per_kernel() -> None:
 def test_the_last_plan_of_a_log_counts() -> None:
     assert parse_plan(PER_CHANNEL + INT8_ATTENTION) == parse_plan(INT8_ATTENTION)
     assert parse_plan("Name: x, LayerType: gemm, outside of a plan") == ()
+
+
+FUSED, APART, GONE = (
+    AttentionOperator(
+        path=path, precision="fp", scores=f"{path}/MatMul", softmax=f"{path}/S", context=f"{path}/MatMul_1"
+    )
+    for path in ("b0.attn", "b1.attn", "b2.attn")
+)
+PLAN = [  # the first block's attention is one kernel, the second's four, the third's nowhere
+    gemm(F16, F16, F16, kind="kgen", name="_gemm_mha_v2_myl0_4", node=FUSED.softmax),
+    gemm(F16, F16, weight=F16, node=APART.scores),
+    gemm(F16, kind="kgen", node=APART.softmax),
+    gemm(I8, I8, weight=I8, node=APART.context),
+]
+
+
+def test_each_attention_says_what_computes_it() -> None:
+    assert attention_by_operator(PLAN, (FUSED, APART, GONE)) == {
+        "b0.attn": "fp",
+        "b1.attn": "not fused: 1 INT8 GEMMs, 1 floating-point GEMMs and 1 other kernels",
+        "b2.attn": "not fused: no GEMM of its own and 0 other kernels",
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp", "int8"])
+def test_an_attention_that_is_not_fused_breaks_a_claim_of_int8_and_is_told_otherwise(precision: str) -> None:
+    """Its products are GEMMs of the plan that no layer claims; they are not counted against the layers."""
+    rows = [operator.to_json() | {"precision": precision} for operator in (FUSED, APART)]
+    manifest = {"sites": [], "claims": {"int8_gemm": 0, "fp_gemm": 0}, "attention_operators": rows}
+    attention = attention_by_operator(PLAN, (FUSED, APART))
+    problems, told = claims_broken(manifest, PLAN, {}, attention), unfused(manifest, attention)
+    if precision == "fp":
+        assert (problems, told) == ([], [f"b1.attn: {attention['b1.attn']}"])
+    else:
+        assert told == []
+        assert problems == [
+            "b0.attn is claimed as fused INT8 attention and runs as fused floating-point attention",
+            f"b1.attn is claimed as fused INT8 attention and runs {attention['b1.attn']}",
+        ]
+
+
+def test_a_gemm_or_an_attention_that_nothing_claims_is_counted() -> None:
+    rows = [FUSED.to_json()]
+    manifest = {"sites": [], "claims": {"int8_gemm": 0, "fp_gemm": 0}, "attention_operators": rows}
+    problems = claims_broken(manifest, PLAN, {}, attention_by_operator(PLAN, (FUSED,)))
+    assert problems == [
+        "the graph claims 0 INT8 GEMMs, the plan has 1",
+        "the graph claims 0 floating-point GEMMs, the plan has 1",
+    ]
+    second = gemm(F16, F16, F16, kind="kgen", name="_gemm_mha_v2_myl0_9", node="elsewhere")
+    problems = claims_broken(manifest, [PLAN[0], second], {}, {"b0.attn": "fp"})
+    assert problems == ["the plan has 2 fused floating-point attentions, 1 are the graph's own"]
