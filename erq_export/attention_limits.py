@@ -1,4 +1,4 @@
-"""Which attention a target runs in integers: refused with its numbers before an image is calibrated or a graph written."""
+"""Which attention can be quantized, and which a target runs in integers: refused with its numbers before anything is done."""
 
 from collections.abc import Iterable
 
@@ -7,13 +7,13 @@ from erq_export.models.family import AttentionShape
 from erq_export.targets import Target, named
 
 
-def check_int8_attention(shapes: Iterable[AttentionShape], targets: Iterable[str]) -> None:
+def check_attention(shapes: Iterable[AttentionShape], targets: Iterable[str], attention: str = "int8") -> None:
     """SpecError naming the first attention whose operands cannot be quantized, or whose fused integer kernel a target lacks."""
     rows = [named(name) for name in targets]
     for shape in shapes:
         if shape.in_heads:
             raise SpecError(
-                f"--attention int8: {shape.path} normalises q and k within heads (qk_norm), so they have no integers "
+                f"--attention {attention}: {shape.path} normalises q and k within heads (qk_norm), so they have no integers "
                 f"before they are cut into heads",
                 fix="--attention fp16",
             )

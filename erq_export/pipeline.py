@@ -11,7 +11,7 @@ import torch
 
 from erq_export import __version__
 from erq_export.artifacts import OutputFolder, staged, write_json, write_text
-from erq_export.attention_limits import check_int8_attention
+from erq_export.attention_limits import check_attention
 from erq_export.bundle import Bundle, fingerprint
 from erq_export.calibrate.budget import budget
 from erq_export.calibrate.data import calibration_set, check_enough
@@ -65,8 +65,8 @@ def run(job: Job, ui: Ui, *, overwrite: bool = False) -> dict[str, Any]:
     device = device_named(job.device)
     with it.stage("load"):
         loaded = load(job.model, seed=job.quant.seed)
-        if job.quant.attention == "int8":
-            check_int8_attention(loaded.family.attention(loaded.model), job.quant.targets)
+        if job.quant.attention != "fp16":
+            check_attention(loaded.family.attention(loaded.model), job.quant.targets, job.quant.attention)
         data = calibration_set(images, loaded.identity.preprocess, n=job.quant.calib, seed=job.quant.seed)
     ui.note(budget(loaded, job.quant).says())
     with it.stage("calibrate"):
@@ -90,7 +90,7 @@ def build(job: Job, ui: Ui, *, targets: Sequence[str]) -> None:
     it = Run(job, ui)
     bundle = Bundle.load(it.out.bundle)
     if bundle.operands:
-        check_int8_attention(bundle.attention(), targets)
+        check_attention(bundle.attention(), targets)
     export(it, bundle, targets)
     records = build_engines(it, targets)
     raise_gates(job, engine_problems=[p for r in records.values() for p in r["problems"]])

@@ -70,20 +70,19 @@ def start(*args: Any) -> "subprocess.Popen[str]":
 
 
 def test_help_is_quick_and_loads_neither_torch_nor_onnx() -> None:
-    """Half a second by the clock of the process itself; best of three, the machine is shared."""
+    """Half a second of processor time, the interpreter's start included; best of three."""
     code = (
-        "import sys, time; start = time.process_time()\n"
+        "import sys, time\n"
         "sys.argv = ['erq-export', '--help']\n"
         "from erq_export.cli import app\n"
         "app(standalone_mode=False)\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'timm', 'numpy', 'rich'} & set(sys.modules)\n"
-        "print('HEAVY', sorted(heavy), 'SECONDS', time.process_time() - start)"
+        "print('HEAVY', sorted(heavy), 'SECONDS', time.process_time())"
     )
     runs = []
     for _ in range(3):
-        begin = time.perf_counter()
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        runs.append(time.perf_counter() - begin)
+        runs.append(float(said.rsplit(maxsplit=1)[1]))
         assert "HEAVY []" in said
     assert min(runs) < 0.5
     assert "MODEL --bits w4a4 --to TARGET" in said

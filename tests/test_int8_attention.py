@@ -17,7 +17,7 @@ from tiny_swin import tiny_swin
 from tiny_vit import TINY, TINY_ARGS, calibrated_bundle, random_images, tiny_spec, tiny_vit
 
 from erq_export import pipeline
-from erq_export.attention_limits import check_int8_attention
+from erq_export.attention_limits import check_attention
 from erq_export.bundle import Bundle
 from erq_export.errors import EngineError, ParityError, SpecError
 from erq_export.exporters import qdq
@@ -277,14 +277,20 @@ def write_images(folder: Path, n: int) -> None:
 @pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
 def test_what_a_target_cannot_fuse_is_refused_with_its_numbers(shape: AttentionShape, words: str, target: str) -> None:
     with pytest.raises(SpecError, match=words) as caught:
-        check_int8_attention([shape], ["onnx", target])
+        check_attention([shape], ["onnx", target])
     assert "--attention fp16" in caught.value.fix
 
 
 def test_what_can_be_fused_is_not_refused() -> None:
     largest = [AttentionShape(path="a", n_tokens=512, head_dim=d) for d in (16, 32, 64)]
-    check_int8_attention(largest, TARGETS)
-    check_int8_attention([AttentionShape(path="a", n_tokens=577, head_dim=80)], ["onnx"])  # has no limits
+    check_attention(largest, TARGETS)
+    check_attention([AttentionShape(path="a", n_tokens=577, head_dim=80)], ["onnx"])  # has no limits
+
+
+def test_the_published_attention_needs_its_operands_too() -> None:
+    shape = AttentionShape(path="a", n_tokens=17, head_dim=32, in_heads=True)
+    with pytest.raises(SpecError, match=r"--attention paper: a normalises q and k within heads"):
+        check_attention([shape], ["reference"], "paper")
 
 
 def job(out: Path, targets: tuple[str, ...], **model_args: Any) -> Job:
