@@ -22,14 +22,16 @@ from erq_export.affine import quantize
 from erq_export.bundle import Bundle
 from erq_export.calibrate.loop import act_bits
 from erq_export.calibrate.observers import activation_grid
+from erq_export.calibrate.operands import softmax_grid
 from erq_export.calibrate.weight_grid import weight_grid
-from erq_export.exporters.engine import claims_broken
-from erq_export.exporters.plan import plan_text, precision_by_node, summarize
+from erq_export.exporters.engine import claims_broken, unfused
+from erq_export.exporters.plan import attention_by_operator, plan_text, precision_by_node, summarize
 from erq_export.exporters.tensorrt import Engine, available, build_engine
 from erq_export.exporters.write import lowered, marker_graph, rebound, save
-from erq_export.models.family import Site
+from erq_export.manifest import attention as operators_of
+from erq_export.models.family import OperandSite, Site
 from erq_export.models.loading import Loaded, load
-from erq_export.quantized import QuantizedLayer
+from erq_export.quantized import QuantizedLayer, QuantizedOperand
 from erq_export.spec import Bits, ModelSpec, QuantSpec
 from erq_export.targets import named
 from erq_export.validate.executed import FLOAT_GEMMS, INTEGER_GEMMS
@@ -37,7 +39,7 @@ from erq_export.validate.parity import check_parity
 from erq_export.validate.runners import OnnxRuntimeRunner
 
 BITS = ("w8a8", "w4a8", "w4a4", "w3a4")
-ATTENTION = ("fp16",)
+ATTENTION = ("fp16", "int8")
 TARGETS = ("onnx", "tensorrt-rtx")
 CAPABILITIES = ("8.6", "12.0")
 GOLDEN = Path(__file__).parent / "golden"
@@ -76,6 +78,7 @@ class FullSize:
     name: str
     folder: Path
     files: dict[tuple[str, str, str], File] = field(default_factory=dict)
+    traces: dict[str, ir.Model] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
 
     @cached_property
@@ -87,34 +90,43 @@ class FullSize:
         return {site.path: site for stage in self.loaded.stages for site in stage.sites}
 
     @cached_property
+    def operands(self) -> dict[str, OperandSite]:
+        return {site.path: site for stage in self.loaded.stages for site in stage.operands}
+
+    @cached_property
     @torch.no_grad()
     def ranges(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Least and largest input of every site."""
+        """Least and largest input of every site and operand."""
         found: dict[str, tuple[Tensor, Tensor]] = {}
 
         def hook(path: str) -> Callable[..., None]:
             return lambda _module, args: found.update({path: (args[0].min(), args[0].max())})
 
-        handles = [self.loaded.model.get_submodule(p).register_forward_pre_hook(hook(p)) for p in self.sites]
+        watched = [*self.sites, *self.operands]
+        handles = [self.loaded.model.get_submodule(p).register_forward_pre_hook(hook(p)) for p in watched]
         self.loaded.model(noise(2))
         for handle in handles:
             handle.remove()
         return found
 
-    @cached_property
-    def markers(self) -> ir.Model:
-        return marker_graph(self.bundle(GOLDEN_BITS))
+    def markers(self, attention: str) -> ir.Model:
+        """One trace for each setting of attention."""
+        if attention not in self.traces:
+            self.traces[attention] = marker_graph(self.bundle(GOLDEN_BITS, attention=attention))
+        return self.traces[attention]
 
     def bundle(self, bits: str, **options: Any) -> Bundle:
         """Rounded to nearest on legal grids of these bits."""
         spec = QuantSpec(bits=Bits.parse(bits), targets=TARGETS, method="rtn", calib=2, **options)
         layers = {path: self._layer(site, spec) for path, site in self.sites.items()}
+        operands = {} if spec.attention == "fp16" else {p: self._operand(s, spec) for p, s in self.operands.items()}
         own = tuple(f"{path}." for path in layers)
         state = self.loaded.model.state_dict()
         return Bundle(
             spec=spec,
             identity=self.loaded.identity,
             layers=layers,
+            operands=operands,
             leftovers={name: t for name, t in state.items() if not name.startswith(own)},
             data={"n_images": 2},
         )
@@ -134,12 +146,20 @@ class FullSize:
             a_bits=a_bits,
         )
 
+    def _operand(self, site: OperandSite, spec: QuantSpec) -> QuantizedOperand:
+        bits, (lo, hi) = spec.attention_bits, self.ranges[site.path]
+        if site.role == "softmax":
+            grid = softmax_grid(hi, bits=bits, rules=spec.rules)
+        else:
+            grid = activation_grid(lo, hi, bits=bits, rules=spec.rules, per_channel=False)
+        return QuantizedOperand(grid=grid, bits=bits, role=site.role)
+
     def file(self, bits: str, target: str, *, attention: str = "fp16") -> File:
         """Lowered, saved, and past onnx's full check."""
         key = bits, target, attention
         if key not in self.files:
             bundle = self.bundle(bits, attention=attention)
-            markers = rebound(self.markers, bundle)
+            markers = rebound(self.markers(attention), bundle)
             assert markers is not None
             graph, manifest = lowered(markers, named(target), {"bits": bits})
             path = self.folder / f"{self.name}-{bits}-{attention}-{target}.onnx"
@@ -180,7 +200,8 @@ def check_layers(model: FullSize, bits: str, target: str, *, n_layers: int, n_at
     assert report.problems() == []
     assert len(report.layers) == report.weights.n_layers == n_layers
     assert sum(layer.codes.mismatches + layer.accumulators.mismatches for layer in report.layers) == 0
-    assert file.manifest["claims"] == {"int8_gemm": n_layers, "fp_gemm": 0, "attention": n_attentions}
+    claims = {"int8_gemm": n_layers, "fp_gemm": 0, "int8_attention": 0, "fp_attention": n_attentions}
+    assert file.manifest["claims"] == claims
     if target == "onnx":
         assert set(report.executed.values()) <= INTEGER_GEMMS
         assert sum(n for op, n in report.ops.items() if op in INTEGER_GEMMS) == n_layers
@@ -199,11 +220,15 @@ def check_batches(model: FullSize, bits: str, target: str) -> None:
 
 def check_plan(model: FullSize, attention: str, *, n_layers: int, n_attentions: int) -> None:
     """Every claimed layer is an INT8 GEMM of the plan, nothing else is multiplied but one fused attention a block."""
-    layers, manifest = model.engine(attention=attention).layers, model.file(GOLDEN_BITS, "tensorrt-rtx").manifest
-    plan = summarize(layers)
-    assert claims_broken(manifest, asdict(plan), precision_by_node(layers)) == []
+    layers = model.engine(attention=attention).layers
+    manifest = model.file(GOLDEN_BITS, "tensorrt-rtx", attention=attention).manifest
+    fused = attention_by_operator(layers, operators_of(manifest))
+    assert claims_broken(manifest, layers, precision_by_node(layers), fused) == []
+    assert unfused(manifest, fused) == []
+    plan, precision = summarize(layers), "fp" if attention == "fp16" else "int8"
     assert (plan.int8_gemm, plan.fp_gemm, plan.int8_conv, plan.fp_conv) == (n_layers, 0, 0, 0)
-    assert (plan.int8_attention, plan.fp_attention) == ((0, n_attentions) if attention == "fp16" else (n_attentions, 0))
+    assert list(fused.values()) == [precision] * n_attentions
+    assert plan.int8_attention + plan.fp_attention == n_attentions
 
 
 def check_golden(model: FullSize, attention: str) -> None:
@@ -219,5 +244,7 @@ def check_golden(model: FullSize, attention: str) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
         for model in GOLDEN_MODELS:
-            text = golden_text(model, "fp16", FullSize(model, Path(made)).engine())
-            golden(model, "fp16").write_text(text, encoding="utf-8")
+            it = FullSize(model, Path(made))
+            for attention in ATTENTION:
+                text = golden_text(model, attention, it.engine(attention=attention))
+                golden(model, attention).write_text(text, encoding="utf-8")
