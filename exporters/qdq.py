@@ -25,9 +25,7 @@ from .operands import lower_operands
 from .packing import packable, unpacked
 
 
-def lower(
-    model: ir.Model, target: Target, *, pack: str = "int8"
-) -> tuple[list[LoweredSite], list[LoweredOperand]]:
+def lower(model: ir.Model, target: Target, *, pack: str = "int8") -> tuple[list[LoweredSite], list[LoweredOperand]]:
     """Replace every marker of the graph in place; returns one record a layer, one an operand of attention, in graph order.
 
     pack: "int4" puts weights of at most 4 bits into INT4 initializers (see `packing`).

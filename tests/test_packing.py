@@ -16,6 +16,7 @@ from tiny_vit import calibrated_bundle, random_images, tiny_spec, tiny_vit
 from erq_export.bundle import Bundle
 from erq_export.calibrate.weight_grid import weight_grid
 from erq_export.errors import EngineError, SpecError
+from erq_export.exporters.lint.check import check
 from erq_export.exporters.packing import packable
 from erq_export.exporters.plan import summarize
 from erq_export.exporters.sizes import float_bytes
@@ -129,6 +130,11 @@ def test_packed_files_are_the_reference(packed: tuple[Bundle, ir.Model], files: 
 @pytest.mark.parametrize("pack", PACKS)
 def test_onnx_runtime_multiplies_in_integers_whatever_the_packing(files: Any, pack: str) -> None:
     assert float_matmuls_among_sites(*files["onnx", pack]) == []
+
+
+@pytest.mark.parametrize("target", BOTH)
+def test_the_linter_has_nothing_against_packed_files(files: Any, target: str) -> None:
+    assert check(files[target, "int4"][0], target).findings == ()
 
 
 @pytest.mark.parametrize("pack", PACKS)
