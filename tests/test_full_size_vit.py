@@ -1,11 +1,11 @@
-"""ViT-S, DeiT-S and distilled DeiT-S at full size, from trace to engine: what tests/full_size.py checks, for one family."""
+"""ViT-S at full size, from trace to engine: what tests/full_size.py checks, for one family."""
 
 import pytest
 from full_size import ATTENTION, BITS, FullSize, check_batches, check_golden, check_layers, check_plan, needs_rtx
 
 pytestmark = pytest.mark.slow
 
-N_LAYERS = {"vit_s": 50, "deit_s": 50, "deit_small_distilled_patch16_224": 51}  # 12 blocks of 4, patches, a head or two
+N_LAYERS = {"vit_s": 50}  # 12 blocks of 4, patches, head
 N_BLOCKS = 12
 
 
