@@ -116,7 +116,7 @@ class QuantSpec:
     )
     pack: str = option(
         "int8",
-        "weights in the file: int8, which runs fastest, or int4 (at most 4 bits): half the file, docs/packing.md",
+        "weights in the file: int8, never slower, or int4 (at most 4 bits), half the file: docs/packing.md",
     )
 
     inputs: str = option(
