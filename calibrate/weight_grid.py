@@ -24,11 +24,13 @@ def weight_grid(W: Tensor, *, bits: int, rules: GridRules, percentiles: Sequence
     """Search the range of every row at once: tensors of shape (n, 1).
 
     The rows are sorted once; each percentile is then a lookup. Below 8 bits grids are asymmetric and hold 0, so that
-    their codes fit int8 with zero point 0; at 8 bits only symmetric ones do. Without a container any range will do, and
-    its step is only kept above what float32 can count up to. Source: erq.md 2.1, 2.2; qdq.md 3.
+    their codes fit int8 with zero point 0; at 8 bits only symmetric ones do, and so it is with 4 bits in INT4 (3 bits
+    always fit it: a grid of 8 codes that holds 0 lies within [−7, 7]). Without a container any range will do, and its step
+    is only kept above what float32 can count up to. Source: erq.md 2.1, 2.2; qdq.md 3.
     """
     ordered = W.sort(1).values
-    make = symmetric_grid if bits == 8 and rules.holds_zero else asymmetric_grid
+    symmetric = (bits == 8 and rules.holds_zero) or (bits == 4 and rules.int4_weights)
+    make = symmetric_grid if symmetric else asymmetric_grid
     least_lo, least_hi = (0, 0) if rules.holds_zero else (torch.inf, -torch.inf)
     widest = make(ordered[:, :1].clamp_max(least_lo), ordered[:, -1:].clamp_min(least_hi), bits)
     snap = partial(snap_to_ratio, s0=common_power(widest.scale)) if rules.half_scales else None

@@ -35,6 +35,10 @@ class OutputFolder:
     def graph(self, name: str) -> Path:
         return self.target(name) / "model.onnx"
 
+    def graph_bytes(self, name: str) -> int:
+        """The graph's size as written, tensors beside the file included."""
+        return sum(path.stat().st_size for path in self.target(name).glob("model.onnx*"))
+
     def read_manifest(self, name: str) -> dict[str, Any]:
         """What a target's graph claims."""
         return _read_json(self.target(name) / "manifest.json")

@@ -38,11 +38,12 @@ class Quantized(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class LoweredSite(Quantized):
-    """A quantized layer; `weight` is its integers' initializer, `gemm` the node that multiplies."""
+    """A quantized layer; `weight` is its integers' initializer (int8, or int4 where packed), `gemm` the node that multiplies."""
 
     w_bits: int
     a_bits: int
     weight: str
+    weight_container: str
     gemm: str
 
 

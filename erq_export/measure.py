@@ -72,13 +72,15 @@ class Measured:
         """The report as plain data: `description` says what was run, this adds what was found."""
         targets = {}
         for name in deployable(self.job.quant.targets):
-            graph, manifest = self.out.graph(name), self.out.read_manifest(name)
+            manifest = self.out.read_manifest(name)
             engine = self.engines.get(name)
             parity = self.parity.get(name)
             targets[name] = {
                 "container": named(name).container,
                 "carrier": named(name).carrier,
-                "bytes": graph.stat().st_size,
+                "bytes": self.out.graph_bytes(name),
+                "sizes": manifest["bytes"],
+                "packed": sum(site["weight_container"] == "int4" for site in manifest["sites"]),
                 "claims": manifest["claims"],
                 "executed": engine["precision"] if engine else parity.executed if parity else {},
                 "attention": engine["attention"] if engine else parity.attention if parity else {},

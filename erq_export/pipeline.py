@@ -124,7 +124,7 @@ def export(it: Run, bundle: Bundle, targets: Sequence[str]) -> None:
         markers = marker_graph(bundle)
         for i, target in enumerate(targets):
             it.ui.progress(f"export {target}", i, len(targets))
-            graph, manifest = lowered(markers, named(target), description)
+            graph, manifest = lowered(markers, named(target), description, pack=spec.pack)
             with staged(it.out.target(target)) as folder:
                 save(graph, folder / "model.onnx")
                 save_manifest(manifest, folder / "manifest.json")

@@ -19,6 +19,8 @@ ATTENTION = ("fp16", "int8", "paper")
 ZERO_POINTS = ("integer", "mean")
 PATCH_INPUT = ("8", "float")
 UNDEPLOYABLE = {"attention": "paper", "dual": True, "zero_points": "mean", "patch_input": "float"}
+PACKS = ("int8", "int4")
+PACKED_BITS = 4  # the most that an INT4 initializer holds
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(3, 9)
 
@@ -112,6 +114,10 @@ class QuantSpec:
     row_steps: int = option(
         100, "erq: most steps per row after the last half, beyond the paper (0: off, as published)", methods=ERQ
     )
+    pack: str = option(
+        "int8",
+        "weights in the file: int8, never slower, or int4 (at most 4 bits), half the file: docs/packing.md",
+    )
 
     inputs: str = option(
         "float",
@@ -172,6 +178,13 @@ class QuantSpec:
             raise SpecError(f"--gptq-block {self.gptq_block}", fix="at least 1 column; GPTQ uses 128")
         if self.gptq_order not in GPTQ_ORDERS:
             raise unknown("GPTQ column order", self.gptq_order, GPTQ_ORDERS)
+        if self.pack not in PACKS:
+            raise unknown("weight packing", self.pack, PACKS)
+        if self.pack == "int4" and self.bits.w > PACKED_BITS:
+            raise SpecError(
+                f"--pack int4 with --bits {self.bits}: {self.bits.w} bits do not fit 4",
+                fix=f"--pack int8, or at most {PACKED_BITS} weight bits",
+            )
         if self.attention not in ATTENTION:
             raise unknown("attention precision", self.attention, ATTENTION)
         if self.zero_points not in ZERO_POINTS:
@@ -215,7 +228,7 @@ class QuantSpec:
     @property
     def rules(self) -> GridRules:
         """What the quantizers must obey on all targets together."""
-        return grid_rules(self.targets)
+        return grid_rules(self.targets, int4_weights=self.pack == "int4")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, keys sorted by field order; bits as text."""

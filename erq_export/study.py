@@ -17,7 +17,7 @@ from erq_export.exporters.write import lowered, marker_graph, rebound, save
 from erq_export.images import ImageSource
 from erq_export.job import Job
 from erq_export.models.loading import load
-from erq_export.spec import Bits, QuantSpec
+from erq_export.spec import PACKED_BITS, Bits, QuantSpec
 from erq_export.targets import TARGETS, deployable
 from erq_export.ui import Ui
 from erq_export.validate.accuracy import predict
@@ -59,9 +59,10 @@ def compare(job: Job, images: ImageSource, held_out: ImageSource, device: torch.
 
 
 def seeded(quant: QuantSpec, setting: Setting, n: int) -> Iterator[QuantSpec]:
-    """The job's spec at a setting, for n consecutive seeds."""
+    """The job's spec at a setting, for n consecutive seeds; weights too wide to be packed are not."""
+    pack = quant.pack if setting.bits.w <= PACKED_BITS else "int8"
     for k in range(n):
-        yield replace(quant, bits=setting.bits, method=setting.method, seed=quant.seed + k)
+        yield replace(quant, bits=setting.bits, method=setting.method, pack=pack, seed=quant.seed + k)
 
 
 def _measure(

@@ -23,6 +23,9 @@ class Target:
     int8_head_dims: tuple[int, ...] | None = None  # that INT8 attention stays fused with; None: any
     int8_tokens: int | None = None  # the most tokens that it stays fused with; None: any
     softmax_clip: bool = True  # may a Clip stand behind the softmax? TensorRT's fused attention breaks apart on it
+    int4_unpack: Literal["cast", "requantize"] = (
+        "cast"  # how packed weights become int8 without losing the integer product
+    )
 
     @property
     def simulated(self) -> bool:
@@ -45,6 +48,7 @@ TARGETS: dict[str, Target] = {
             carrier="float32",
             weight_form="channel",
             package=None,
+            int4_unpack="cast",
         ),
         Target(
             name="tensorrt",
@@ -56,6 +60,7 @@ TARGETS: dict[str, Target] = {
             int8_head_dims=(16, 32, 64),
             int8_tokens=512,
             softmax_clip=False,
+            int4_unpack="requantize",
         ),
         Target(
             name="tensorrt-rtx",
@@ -68,6 +73,7 @@ TARGETS: dict[str, Target] = {
             int8_head_dims=(16, 32, 64),
             int8_tokens=512,
             softmax_clip=False,
+            int4_unpack="requantize",
         ),
         Target(
             name="reference",
@@ -89,6 +95,7 @@ class GridRules:
     offset_8bit: bool  # 8-bit activations may have any zero point
     softmax_clip: bool = True  # softmax codes may end below the code of 1
     holds_zero: bool = True  # ranges hold 0, so that codes fit 8 bits around it; False: no container, any range
+    int4_weights: bool = False  # weight codes of at most 4 bits within [−8, 7]
 
 
 def named(name: str) -> Target:
@@ -103,7 +110,7 @@ def deployable(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(n for n in names if not named(n).simulated)
 
 
-def grid_rules(names: Iterable[str]) -> GridRules:
+def grid_rules(names: Iterable[str], *, int4_weights: bool = False) -> GridRules:
     """The rules of all named targets together: a bundle serves each of them with the same integers.
 
     A simulated target has none, so beside others it changes nothing.
@@ -118,4 +125,5 @@ def grid_rules(names: Iterable[str]) -> GridRules:
         half_scales=any(t.carrier == "float16" for t in rows),
         offset_8bit=all(t.offset_8bit for t in rows),
         softmax_clip=all(t.softmax_clip for t in rows),
+        int4_weights=int4_weights,
     )

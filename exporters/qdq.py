@@ -22,24 +22,26 @@ from .attention import follows_int8_attention
 from .container import Narrowing, carrier_of, carry
 from .graph import Editor, marker_nodes, path_of, value_of
 from .operands import lower_operands
+from .packing import packable, unpacked
 
 
-def lower(model: ir.Model, target: Target) -> tuple[list[LoweredSite], list[LoweredOperand]]:
+def lower(model: ir.Model, target: Target, *, pack: str = "int8") -> tuple[list[LoweredSite], list[LoweredOperand]]:
     """Replace every marker of the graph in place; returns one record a layer, one an operand of attention, in graph order.
 
+    pack: "int4" puts weights of at most 4 bits into INT4 initializers (see `packing`).
     EngineError where a grid does not fit the target's container (calibration for that target prevents it).
     """
     editor = Editor(model)
     markers = marker_nodes(model)
     for constant in {v for marker in markers for v in marker.inputs if v is not None and v.is_initializer()}:
         constant.name = f"marker.{constant.name}"  # the exporter's names are the ones that we want to give
-    sites = [_lower(editor, marker, target) for marker in markers if marker.op_type == MARKER]
+    sites = [_lower(editor, marker, target, pack) for marker in markers if marker.op_type == MARKER]
     operands = lower_operands(editor, target)
     model.opset_imports.pop(MARKER_DOMAIN, None)
     return sites, operands
 
 
-def _lower(editor: Editor, marker: ir.Node, target: Target) -> LoweredSite:
+def _lower(editor: Editor, marker: ir.Node, target: Target, pack: str) -> LoweredSite:
     path = path_of(marker)
     x, *constants = (v for v in marker.inputs if v is not None)
     q, s_w, bias, s = (value_of(v) for v in constants)
@@ -59,7 +61,9 @@ def _lower(editor: Editor, marker: ir.Node, target: Target) -> LoweredSite:
     narrowing: Narrowing = "codes" if target.container == "int8" and follows_int8_attention(marker) else "float"
     act = carry(editor, marker, x, s, qmin, qmax, path=path, target=target, narrowing=narrowing)
     shape = ir.Shape([*(x.shape or ())[:-1], q.shape[0]])
-    weight = editor.constant(f"{path}.weight_q", np.ascontiguousarray(q.T))  # (k, n)
+    weight_q = np.ascontiguousarray(q.T)  # (k, n)
+    int4 = pack == "int4" and packable(q.shape[0], w_bits)
+    weight = unpacked(editor, marker, path, weight_q, target) if int4 else editor.constant(f"{path}.weight_q", weight_q)
     if target.weight_form == "channel":
         ratio, scale, axis = None, s_w.astype(fp), {"axis": 1}
     else:
@@ -90,6 +94,7 @@ def _lower(editor: Editor, marker: ir.Node, target: Target) -> LoweredSite:
         path=path,
         w_bits=w_bits,
         a_bits=a_bits,
+        weight_container="int4" if int4 else "int8",
         container=target.container,
         zero_point=act.zero_point,
         qmin=qmin,

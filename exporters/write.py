@@ -17,6 +17,7 @@ from .attention import attention_operators
 from .graph import Editor, marker_nodes, name_by_module, path_of
 from .half import to_half
 from .qdq import lower
+from .sizes import sizes, tensor_bytes
 from .trace import trace
 
 LARGEST_FILE = 1_900_000_000  # bytes; protobuf ends at 2 GiB, larger tensors go beside the file
@@ -68,12 +69,14 @@ def _bound(part: QuantizedLayer | QuantizedOperand) -> tuple[dict[str, Tensor], 
     return tensors, {"qmin": int(grid.qmin), "qmax": int(grid.qmax)} | bits
 
 
-def lowered(markers: ir.Model, target: Target, description: Mapping[str, Any]) -> tuple[ir.Model, dict[str, Any]]:
-    """(graph, manifest) for a target; the marker graph stays as it is."""
+def lowered(
+    markers: ir.Model, target: Target, description: Mapping[str, Any], *, pack: str = "int8"
+) -> tuple[ir.Model, dict[str, Any]]:
+    """(graph, manifest) for a target, weights packed as asked; the marker graph stays as it is."""
     model = markers.clone()
     if target.carrier == "float16":
         to_half(model)
-    sites, operands = lower(model, target)
+    sites, operands = lower(model, target, pack=pack)
     Editor(model).finish()
     attention = attention_operators(model)
     model.producer_name, model.producer_version = "erq-export", None
@@ -92,6 +95,7 @@ def lowered(markers: ir.Model, target: Target, description: Mapping[str, Any]) -
             "int8_attention": sum(operator.precision == "int8" for operator in attention),
             "fp_attention": sum(operator.precision == "fp" for operator in attention),
         },
+        "bytes": sizes(markers, model, {site.path: site.w_bits for site in sites}, target),
         **description,
     }
     return model, manifest
@@ -107,8 +111,7 @@ def float_graph(model: nn.Module, input_size: tuple[int, int, int]) -> ir.Model:
 
 def save(model: ir.Model, path: Path) -> None:
     """Write the graph and run onnx's full check on the file. Tensors above 2 GB in all go into `<name>.data` beside it."""
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    if size > LARGEST_FILE:
+    if tensor_bytes(model) > LARGEST_FILE:
         ir.save(model, path, external_data=f"{path.name}.data")
     else:
         ir.save(model, path)

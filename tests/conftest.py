@@ -11,6 +11,8 @@ from erq_export.bundle import Bundle
 from erq_export.calibrate.data import CalibrationSet
 from erq_export.models.loading import Loaded
 
+pytest.register_assert_rewrite("full_size")
+
 settings.register_profile("reproducible", derandomize=True, database=None, deadline=None, max_examples=50)
 settings.load_profile("reproducible")
 

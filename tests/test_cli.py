@@ -360,6 +360,10 @@ def test_the_report_holds_what_was_measured(finished: Path) -> None:
     assert set(engine["precision"].values()) == {"int8"}
     assert set(report["targets"]["onnx"]["executed"].values()) == {"MatMulIntegerToFloat"}
     assert any("compiled, not run" in text for text in report["not_verified"])
+    for name, target in report["targets"].items():
+        assert target["sizes"]["int4"] < target["sizes"]["int8"] < target["sizes"]["float32"]
+        assert target["sizes"]["written"] < target["bytes"] == (finished / "out" / name / "model.onnx").stat().st_size
+    assert any("MiB in float32" in sentence and "packed in INT4" in sentence for sentence in report["headline"])
 
 
 def test_stages_run_again_from_their_artifacts(finished: Path, erq: Erq) -> None:
@@ -374,6 +378,7 @@ def test_stages_run_again_from_their_artifacts(finished: Path, erq: Erq) -> None
     assert code == 0
     assert "w4a4" in said
     assert "model.engine" in said
+    assert "packed in INT4" in said
 
 
 def test_the_accuracy_gate(erq: Erq, finished: Path, tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_a_spec_survives_json() -> None:
         flips=0,
         head_ridge=3.0,
         row_steps=7,
+        pack="int4",
         mipq_columns=12,
         mipq_seconds=0.5,
         gptq_damping=0.1,

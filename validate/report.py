@@ -59,7 +59,7 @@ def _target_words(name: str, target: dict[str, Any]) -> list[str]:
     claims, engine, parity = target["claims"], target.get("engine"), target.get("parity")
     words = [
         f"{name}: {claims['int8_gemm']} layers claimed as INT8 GEMM in {target['container']} containers; "
-        f"{target['bytes'] / 2**20:.1f} MiB graph."
+        f"{_size_words(target)}."
     ]
     if parity is not None:
         words.append(f"{name}: {parity['says']}")
@@ -106,6 +106,17 @@ def _reference_words(report: dict[str, Any]) -> str:
     return (
         f"reference: from {rows[0]['change']} to what is deployed, {what} goes from {first:.4g}{unit} to {last:.4g}{unit} "
         f"(mean of {len(rows[0][key]['all'])} seeds; the price of each choice is in the table)."
+    )
+
+
+def _size_words(target: dict[str, Any]) -> str:
+    """The graph as written, and what its tensors take in each form."""
+    sizes = {name: f"{n / 2**20:.1f}" for name, n in target["sizes"].items()}
+    packed = f", {sizes['int4']} with weights packed in INT4" if sizes["int4"] != sizes["int8"] else ""
+    written = f" with {target['packed']} weights in INT4" if target["packed"] else ""
+    return (
+        f"{target['bytes'] / 2**20:.1f} MiB graph{written}; its tensors take {sizes['float32']} MiB in float32, "
+        f"{sizes['int8']} with int8 weights{packed}"
     )
 
 

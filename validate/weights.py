@@ -19,6 +19,7 @@ from .site_graph import FLOATS, array_of
 # Two unrelated tensors of one size are at a relative distance of 1 or more, a weight and the same weight rounded to
 # 4 bits at about 0.1: so the float weight is found too, not only its dequantized copy.
 COPY = 0.5
+INTEGERS = (ir.DataType.INT8, ir.DataType.INT4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,8 @@ def check_weights(
 ) -> WeightParity:
     """Compare every claimed initializer with the bundle's layer; search the float ones for copies of a weight."""
     held = {path: graph.initializers.get(claimed[path].weight) for path in layers if path in claimed}
-    found = {path: array_of(value) for path, value in held.items() if value is not None}
-    different = {path: _different(array, layers[path]) for path, array in found.items()}
+    found = {path: value for path, value in held.items() if value is not None}
+    different = {path: _different(value, layers[path]) for path, value in found.items()}
     floats = {name: array_of(value) for name, value in graph.initializers.items() if value.dtype in FLOATS}
     return WeightParity(
         n_layers=len(layers),
@@ -64,11 +65,11 @@ def check_weights(
     )
 
 
-def _different(file: NDArray[np.generic], layer: QuantizedLayer) -> int:
-    want = layer.weight_q.numpy().T  # (k, n)
-    if file.dtype != np.int8 or file.shape != want.shape:
+def _different(value: ir.Value, layer: QuantizedLayer) -> int:
+    want, file = layer.weight_q.numpy().T, array_of(value)  # (k, n)
+    if value.dtype not in INTEGERS or file.shape != want.shape:
         return int(want.size)
-    return int(np.count_nonzero(file != want))
+    return int(np.count_nonzero(file.astype(np.int8) != want))
 
 
 def _is_copy(tensor: NDArray[np.generic], W: NDArray[np.float32]) -> bool:

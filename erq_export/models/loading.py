@@ -2,7 +2,9 @@
 
 import hashlib
 import math
+import re
 import socket
+import sys
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +165,7 @@ def _hub_answers() -> bool:
 def read_checkpoint(model: nn.Module, path: Path) -> str:
     """Load safetensors or a .pt state dict (read with weights_only) strictly; returns the file's sha256.
 
+    Names of the original repositories and of older timm versions are translated (see `renamed`).
     DataError with the first differences, and with the --model-arg that would mend them where it is known.
     """
     if not path.is_file():
@@ -178,6 +181,7 @@ def read_checkpoint(model: nn.Module, path: Path) -> str:
             fix="a safetensors file, or a .pt that holds only tensors (torch.save(model.state_dict(), FILE))",
         ) from e
     want = model.state_dict()
+    state = renamed(state, model)
     wrong = [
         f"{k}: {_shape(state[k])} in the file, {_shape(want[k])} in the model"
         for k in want
@@ -195,6 +199,25 @@ def read_checkpoint(model: nn.Module, path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The state dict under the model's own names, by the filter that timm gives its pretrained files; unchanged where
+    the names fit already, or where the filter does not understand them.
+
+    The filter also resamples what has another size. That is not wanted here: a file of another model is refused.
+    """
+    names = set(model.state_dict())
+    translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if translate is None or set(state) == names:
+        return state
+    try:
+        found: dict[str, Tensor] = translate(state, model)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError):  # names of something else
+        return state
+    own = {tensor.untyped_storage().data_ptr() for tensor in state.values()}
+    read = all(tensor.untyped_storage().data_ptr() in own for tensor in found.values())
+    return found if read and set(found) == names else state
+
+
 def _shape(tensor: Tensor) -> str:
     return "×".join(str(n) for n in tensor.shape) or "a number"
 
@@ -202,25 +225,48 @@ def _shape(tensor: Tensor) -> str:
 def _fitting_args(state: dict[str, Tensor], want: dict[str, Tensor]) -> str:
     """The --model-arg values that the file's own shapes suggest, where the model's shapes suggest others."""
     have, now = _suggested(state), _suggested(want)
-    differing = [f"--model-arg {k}={v}" for k, v in have.items() if now.get(k) != v]
+    differing = [f"--model-arg {k}={_word(v)}" for k, v in have.items() if now.get(k) != v]
     return "the file's shapes suggest " + " ".join(differing) if differing else "name the model the file was saved from"
 
 
-def _suggested(state: dict[str, Tensor]) -> dict[str, int]:
-    """A plain ViT's arguments, as far as shapes tell them."""
-    guess: dict[str, int] = {}
-    if (head := state.get("head.weight")) is not None and head.ndim == 2:
+def _word(value: int | tuple[int, ...]) -> str:
+    """As it is typed behind `--model-arg NAME=`; a tuple needs no quotes from the shell."""
+    return str(value) if isinstance(value, int) else ",".join(str(n) for n in value)
+
+
+def _suggested(state: dict[str, Tensor]) -> dict[str, int | tuple[int, ...]]:
+    """A plain ViT's or Swin's arguments, as far as shapes tell them."""
+    guess: dict[str, int | tuple[int, ...]] = {}
+    if (head := state.get("head.weight", state.get("head.fc.weight"))) is not None and head.ndim == 2:
         guess["num_classes"] = head.shape[0]
     if (token := state.get("cls_token")) is not None:
         guess["embed_dim"] = token.shape[-1]
     if (patch := state.get("patch_embed.proj.weight")) is not None and patch.ndim == 4:
-        guess["patch_size"] = patch.shape[-1]
+        size = guess["patch_size"] = patch.shape[-1]
         if (position := state.get("pos_embed")) is not None and position.ndim == 3:
             n_side = math.isqrt(position.shape[1] - (token is not None))
-            guess["img_size"] = n_side * guess["patch_size"]
+            guess["img_size"] = n_side * size
     if blocks := {k.split(".")[1] for k in state if k.startswith("blocks.")}:
         guess["depth"] = len(blocks)
-    return guess
+    return guess | _suggested_swin(state)
+
+
+def _suggested_swin(state: dict[str, Tensor]) -> dict[str, int | tuple[int, ...]]:
+    """Arguments that every block's table of position biases tells: one row for each of (2w − 1)² offsets, a column a head."""
+    tables: dict[int, list[Tensor]] = {}
+    for name, tensor in state.items():
+        if match := re.fullmatch(r"layers\.(\d+)\.blocks\.\d+\.attn\.relative_position_bias_table", name):
+            tables.setdefault(int(match[1]), []).append(tensor)
+    patch = state.get("patch_embed.proj.weight")
+    if not tables or patch is None:
+        return {}
+    stages = [tables[i] for i in sorted(tables)]
+    return {
+        "embed_dim": patch.shape[0],
+        "depths": tuple(len(blocks) for blocks in stages),
+        "num_heads": tuple(blocks[0].shape[1] for blocks in stages),
+        "window_size": (math.isqrt(stages[0][0].shape[0]) + 1) // 2,
+    }
 
 
 def refuse_non_finite(model: nn.Module) -> None:

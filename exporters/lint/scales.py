@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .rule import ANY, NVIDIA, Hit, rule
-from .view import HALF, Q, View, array, dims, given, integer, is_constant, per_channel
+from .view import DQ, HALF, Q, View, array, dims, given, integer, is_constant, per_channel
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
@@ -77,6 +77,8 @@ def scale_shape(view: View) -> Iterator[Hit]:
 def pair_disagrees(view: View) -> Iterator[Hit]:
     """A pair stands for rounding to a grid; with two grids it multiplies and shifts. Types may differ, values may not."""
     for q, dq in view.pairs:
+        if _unpacks(q):
+            continue
         (s, t), (z, u) = ((array(given(q, i)), array(given(dq, i))) for i in (1, 2))
         fix = "the same constants for both (a scale that float32 and float16 both hold exactly)"
         if s is not None and t is not None and (s.size != t.size or not np.array_equal(s.ravel(), t.ravel())):
@@ -87,6 +89,12 @@ def pair_disagrees(view: View) -> Iterator[Hit]:
         elif per_channel(q) and per_channel(dq) and integer(q, "axis", 1) != integer(dq, "axis", 1):
             axes = f"axis {integer(dq, 'axis', 1)} here, axis {integer(q, 'axis', 1)}"
             yield Hit(node=dq, reason=f"{axes} at the quantizer before it", fix=fix)
+
+
+def _unpacks(q: ir.Node) -> bool:
+    """Does it quantize a dequantized constant? That is a weight held in fewer bits, which only then gets its scale."""
+    source = None if q.inputs[0] is None else q.inputs[0].producer()
+    return source is not None and source.op_type == DQ and is_constant(source.inputs[0])
 
 
 def _differ(z: NDArray[np.float64] | None, u: NDArray[np.float64] | None) -> bool:
