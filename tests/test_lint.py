@@ -20,7 +20,7 @@ from erq_export.exporters.lint.check import RULES, check
 from erq_export.exporters.plan import summarize
 from erq_export.exporters.tensorrt import available, build_engine
 from erq_export.exporters.write import float_graph, ir, lowered, marker_graph, save
-from erq_export.targets import TARGETS
+from erq_export.targets import TARGETS, deployable
 from erq_export.validate.executed import INTEGER_GEMMS, count_ops
 from erq_export.validate.runners import session
 
@@ -62,7 +62,7 @@ def test_the_planted_violation_is_found_at_its_node(plant: Plant, tmp_path: Path
     assert at_node[0].severity == ("error" if plant.target in rule.errors else "warning")
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", deployable(TARGETS))
 @pytest.mark.parametrize("graph", [block, conv, gemm])
 def test_nothing_is_found_in_the_undamaged_graph(graph: Any, target: str, tmp_path: Path) -> None:
     assert check(written(graph(target), tmp_path), target).findings == ()
@@ -157,14 +157,21 @@ def test_onnx_runtime_computes_something_else_with_scales_along_the_summed_axis(
 # ---------------------------------------------------------------- whole models
 
 
-@pytest.mark.parametrize("bits", ["w4a4", "w3a5", "w8a8"])
+@pytest.mark.parametrize(
+    ("bits", "options"),
+    [("w4a4", {}), ("w3a5", {"attention": "int8", "pack": "int4"}), ("w8a8", {"attention": "int8"})],
+    ids=str,
+)
 @pytest.mark.parametrize("architecture", [tiny_vit, tiny_swin])
-def test_nothing_is_found_in_our_own_graphs(architecture: Any, bits: str, tmp_path: Path) -> None:
+def test_nothing_is_found_in_our_own_graphs(
+    architecture: Any, bits: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    """Neither with integer attention nor with packed weights."""
     size = 16 if architecture is tiny_vit else 32
-    spec = tiny_spec(bits, ("onnx", "tensorrt-rtx"), method="rtn")
+    spec = tiny_spec(bits, ("onnx", "tensorrt-rtx"), method="rtn", **options)
     bundle = calibrated_bundle(architecture(), random_images(size=size), spec)
     markers = marker_graph(bundle)
-    for target in TARGETS:
+    for target in deployable(TARGETS):
         save(lowered(markers, TARGETS[target], {})[0], tmp_path / "graph.onnx")
         assert check(tmp_path / "graph.onnx", target).findings == ()
 

@@ -111,8 +111,10 @@ def _reference_words(report: dict[str, Any]) -> str:
 
 def _size_words(target: dict[str, Any]) -> str:
     """The graph as written, and what its tensors take in each form."""
-    sizes = {name: f"{n / 2**20:.1f}" for name, n in target["sizes"].items()}
-    packed = f", {sizes['int4']} with weights packed in INT4" if sizes["int4"] != sizes["int8"] else ""
+    sizes = {name: f"{n / 2**20:.2f}" for name, n in target["sizes"].items()}
+    packed = (
+        f", {sizes['int4']} with weights packed in INT4" if target["sizes"]["int4"] != target["sizes"]["int8"] else ""
+    )
     written = f" with {target['packed']} weights in INT4" if target["packed"] else ""
     return (
         f"{target['bytes'] / 2**20:.1f} MiB graph{written}; its tensors take {sizes['float32']} MiB in float32, "
