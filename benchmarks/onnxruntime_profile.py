@@ -9,7 +9,7 @@ from typing import Any
 import onnxruntime
 from torch import Tensor
 
-from erq_export.validate.runners import CPU, DISABLED
+from erq_export.validate.runners import CPU, DISABLED, session_options
 
 INTEGER = ("MatMulIntegerToFloat", "QLinearMatMul", "DynamicQuantizeMatMul", "MatMulInteger", "QGemm", "QLinearConv")
 FLOAT = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv")
@@ -38,9 +38,7 @@ def group_of(op: str, shapes: list[list[int]]) -> str:
 
 def profile(graph: Path, pixels: Tensor, *, threads: int) -> dict[str, Any]:
     """Milliseconds by group and by operator: for each kernel the least of its runs: a busy machine adds to the others."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.inter_op_num_threads, options.intra_op_num_threads = 1, threads
+    options = session_options(threads=threads)
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")

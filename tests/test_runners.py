@@ -13,8 +13,16 @@ from torch import Tensor, nn
 
 from erq_export.errors import MachineError, OutputError, ParityError
 from erq_export.exporters.trace import trace
-from erq_export.validate.machine import processor
-from erq_export.validate.runners import OnnxRuntimeRunner, Runner, TorchRunner, run_one, session
+from erq_export.validate.machine import processor, sums_may_saturate
+from erq_export.validate.runners import (
+    EXACT_SUMS,
+    OnnxRuntimeRunner,
+    Runner,
+    TorchRunner,
+    run_one,
+    session,
+    session_options,
+)
 
 SIZE = (3, 8, 8)
 CPU = torch.device("cpu")
@@ -124,6 +132,26 @@ def test_the_processor_is_named_with_its_telling_flags(tmp_path: Path) -> None:
     cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\n")
     assert processor(cpuinfo).endswith("(asimddp)")
     assert processor(tmp_path / "absent").endswith("(no flags known)")
+
+
+@pytest.mark.parametrize(
+    ("flags", "may"),
+    [("avx2", True), ("avx2 avx512f", True), ("avx2 avx_vnni", False), ("avx512f avx512_vnni", False), (None, True)],
+)
+def test_exact_sums_are_asked_for_only_where_sums_may_saturate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str | None, may: bool
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpuinfo.write_text(f"model name\t: Some CPU\nflags\t\t: {flags}\n")
+    assert sums_may_saturate(cpuinfo) is may
+    monkeypatch.setattr("erq_export.validate.runners.sums_may_saturate", lambda: may)
+    options = session_options(threads=1)
+    if may:
+        assert options.get_session_config_entry(EXACT_SUMS) == "1"
+    else:
+        with pytest.raises(RuntimeError):  # ONNX Runtime's way to say that an entry is not set
+            options.get_session_config_entry(EXACT_SUMS)
 
 
 def test_full_range_sums_are_exact_on_any_cpu() -> None:

@@ -4,17 +4,32 @@ import platform
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-# Without VNNI or AMX, u8 × s8 products saturate in 16 bits (qdq.md 9.3). asimddp and i8mm are Arm's.
-TELLING = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+SUMS_OF_32_BITS = ("avx512_vnni", "avx_vnni", "amx_int8")
+TELLING = ("avx2", "avx512f", *SUMS_OF_32_BITS, "asimddp", "i8mm")  # the last two are Arm's
 
 
 def processor(cpuinfo: Path = CPUINFO) -> str:
     """Name and telling flags, "Xeon (avx2 avx512_vnni)", from Linux's /proc/cpuinfo; the platform's name elsewhere."""
+    rows = _first_core(cpuinfo)
+    name = rows.get("model name") or platform.processor() or platform.machine()
+    present = _flags(rows)
+    return f"{name} ({' '.join(f for f in TELLING if f in present) or 'no flags known'})"
+
+
+def sums_may_saturate(cpuinfo: Path = CPUINFO) -> bool:
+    """Whether ONNX Runtime may add pairs of uint8 · int8 products in 16 bits here: an x64 CPU without VNNI or AMX, and
+    every CPU whose flags are not known. Source: qdq.md 9.3."""
+    return not any(flag in _flags(_first_core(cpuinfo)) for flag in SUMS_OF_32_BITS)
+
+
+def _first_core(cpuinfo: Path) -> dict[str, str]:
     rows: dict[str, str] = {}
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():
             key, _, value = line.partition(":")
             rows.setdefault(key.strip(), value.strip())
-    name = rows.get("model name") or platform.processor() or platform.machine()
-    present = rows.get("flags", rows.get("Features", "")).split()
-    return f"{name} ({' '.join(f for f in TELLING if f in present) or 'no flags known'})"
+    return rows
+
+
+def _flags(rows: dict[str, str]) -> list[str]:
+    return rows.get("flags", rows.get("Features", "")).split()
