@@ -12,19 +12,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost more than they bring
 
+import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
 
 from erq_export.artifacts import write_json, write_text
+from erq_export.calibrate import compiled
 from erq_export.calibrate.budget import budget
 from erq_export.calibrate.data import CalibrationSet
 from erq_export.calibrate.loop import calibrate
@@ -42,18 +44,23 @@ N_SQUARE, REPEATS = 1024, 10
 SWEEP_FLOP = 5  # an entry of a sweep: its gain 2, the least gain 1, the update of its gradient 2
 
 
-class CountedSweeps(TorchFunctionMode):
-    """Counts the entries that the descents (flips and row steps) sweep over: each sweep ends in one `addcmul_` of its
-    gradient, which nothing else in a calibration calls."""
+@contextmanager
+def counted_entries() -> Iterator[list[int]]:
+    """Counts the entries that the descents (flips and row steps) sweep over: a number for each of their calls."""
+    counts: list[int] = []
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.n_entries = 0
+    def counting(kernel: Callable[..., int]) -> Callable[..., int]:
+        def run(first: np.ndarray, *rest: Any) -> int:
+            n_sweeps = kernel(first, *rest)
+            counts.append(n_sweeps * first.shape[1])
+            return n_sweeps
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.addcmul_:
-            self.n_entries += args[0].numel()
-        return func(*args, **kwargs or {})
+        return run
+
+    with ExitStack() as stack:
+        for name in ("flip_rows", "step_rows"):
+            stack.enter_context(patch.object(compiled, name, counting(getattr(compiled, name))))
+        yield counts
 
 
 @dataclass
@@ -71,15 +78,17 @@ class CpuPhases(Phases):
 
 
 def matrix_flop(n: int, k: int) -> float:
-    """Floating-point operations of one layer's matrix products, factor and solves (erq.md 12.2), K = k + 1:
-    factor K³/3; Aqer's W₀D 2nkK and two triangular solves 2nK²; every round of Wqer the gradient of its rounding 2ns²,
-    the product 2rsn and two triangular solves 2r²n; the gradient of the row steps 2nk². The descents are counted apart.
+    """Floating-point operations of one layer's matrix products, factor and solves, as they are made; K = k + 1, and a
+    triangular solve with r columns for m rows takes m r²:
+    factor K³/3; Aqer's product 2nkK and two solves of the system, for n rows or k (aqer.py); every round of Wqer the
+    gradient of its rounding 2ns², the product 2nsr and one solve nr² (ridge.py); the gradient of the row steps 2nk².
+    The descents are counted apart.
     """
     K = k + 1
-    flop = K**3 / 3 + 2 * n * k * K + 2 * n * K * K + 2 * n * k * k
+    flop = K**3 / 3 + 2 * n * k * K + 2 * min(n, k) * K * K + 2 * n * k * k
     for S, R in halves(K):
         s, r = S.stop - S.start, R.stop - R.start
-        flop += 2 * n * s * s + 2 * r * s * n + 2 * r * r * n
+        flop += 2 * n * s * s + 2 * n * s * r + n * r * r
     return flop
 
 
@@ -102,11 +111,11 @@ def measure(model: str, spec: QuantSpec) -> dict[str, Any]:
     data = CalibrationSet(pixels=pixels, names=tuple(f"noise/{i}" for i in range(spec.calib)), sha256="random")
     expected, phases, meter, rate = budget(loaded, spec), CpuPhases(), Meter(), gemm_rate()
     start = time.process_time()
-    with meter.stage("calibrate"), CountedSweeps() as sweeps:
+    with meter.stage("calibrate"), counted_entries() as entries:
         bundle = calibrate(loaded, data, spec, device=torch.device("cpu"), progress=lambda *_: None, phases=phases)
     cpu, rate = time.process_time() - start, max(rate, gemm_rate())
     matrices = sum(matrix_flop(*layer.weight_q.shape) for layer in bundle.layers.values())
-    flop = matrices + SWEEP_FLOP * sweeps.n_entries
+    flop = matrices + SWEEP_FLOP * sum(entries)
     (cost,) = meter.stages
     return {
         "model": model,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from erq_export.affine import Grid
 
-CACHED_ENTRIES = 2**18  # float64 numbers of each working array of a piece: 2 MiB, of some five
+from .rows import by_rows, kernels
 
 
 def without_bias(G: Tensor, ridge_sum: float) -> tuple[Tensor, Tensor]:
@@ -21,7 +21,7 @@ def without_bias(G: Tensor, ridge_sum: float) -> tuple[Tensor, Tensor]:
     minimise over β:  Σ‖d x̂ + β‖² + λβ²     gradient = 0:  β = −d v / (ν + λ),   loss = d (A − v vᵀ/(ν + λ)) dᵀ
     """
     v, total = G[:-1, -1], G[-1, -1] + ridge_sum
-    return G[:-1, :-1] - torch.outer(v, v) / total, v / total
+    return torch.addr(G[:-1, :-1], v, v, alpha=-1 / float(total)), v / total
 
 
 def refine_rows(q: Tensor, grid: Grid, W: Tensor, G: Tensor, ridge_sum: float, limit: int) -> tuple[Tensor, Tensor]:
@@ -32,23 +32,35 @@ def refine_rows(q: Tensor, grid: Grid, W: Tensor, G: Tensor, ridge_sum: float, l
     belongs to it. q, W and G float64; codes stay inside the grid.
     """
     M, u = without_bias(G, ridge_sum)
-    k = len(M)
-    target, scale = W[:, :k], grid.scale.to(W.dtype)
-    size = len(W) if W.is_cuda else max(16, CACHED_ENTRIES // k)
-    pieces = zip(*(t.split(size) for t in (q, target, scale, grid.qmin, grid.qmax)), strict=True)
-    q = torch.cat([_descend(*piece, M=M, limit=limit) for piece in pieces])
-    return q, W[:, k] - (q * scale - target) @ u
+    target, scale = W[:, : len(M)], grid.scale.to(W.dtype)
+
+    def refine(rows: slice) -> Tensor:
+        return _descend(q[rows].clone(), target[rows], scale[rows], grid.qmin[rows], grid.qmax[rows], M, limit)
+
+    q = torch.cat(by_rows(refine, q))
+    return q, W[:, -1] - (q * scale - target) @ u
 
 
-def _descend(q: Tensor, W: Tensor, s: Tensor, lo: Tensor, hi: Tensor, *, M: Tensor, limit: int) -> Tensor:
-    """One piece of rows; a row stops at its first sweep without a step, and leaves the arrays when half have stopped.
+def _descend(q: Tensor, W: Tensor, s: Tensor, lo: Tensor, hi: Tensor, M: Tensor, limit: int) -> Tensor:
+    """Changes q (n, k), and returns it; the work of a sweep is told at `_sweep`."""
+    g, diagonal = (q * s).sub_(W) @ M, M.diagonal().clamp_min(0)  # a constant input leaves ±1e-17
+    lo, hi, s = (t[:, 0].to(q.dtype) for t in (lo, hi, s))
+    if compiled := kernels(q):
+        compiled.step_rows(*(t.contiguous().numpy() for t in (q, g, diagonal, s, lo, hi, M)), limit)
+    else:
+        _sweep(q, g, diagonal, s, lo, hi, M, limit)
+    return q
+
+
+def _sweep(q: Tensor, g: Tensor, diagonal: Tensor, s: Tensor, lo: Tensor, hi: Tensor, M: Tensor, limit: int) -> None:
+    """Changes q; a row stops at its first sweep without a step, and leaves the other arrays when half have stopped.
 
     a ≤ 0 ≤ b (n, k) bound the gradient that a legal step can answer: 0 where the grid ends, else infinite. With g held
     between them the gain takes three passes, and where no step is legal it is s M_jj ≥ 0: none.
     """
-    q, g = q.clone(), (q * s - W) @ M  # q: the result; all else: the rows still in the arrays
-    cost = s * M.diagonal().clamp_min(0)  # (n, k); a constant input leaves ±1e-17
-    (a, b), rows = _bounds(q, lo, hi), torch.arange(len(q), device=q.device)
+    cost = s[:, None] * diagonal  # (n, k)
+    a, b = _bounds(q, lo[:, None], hi[:, None])
+    rows = torch.arange(len(q), device=q.device)  # of q, in the arrays
     for _ in range(limit):
         pull = torch.clamp(g, a, b).abs_()
         gain, j = torch.sub(cost, pull, alpha=2, out=pull).min(1)
@@ -64,9 +76,8 @@ def _descend(q: Tensor, W: Tensor, s: Tensor, lo: Tensor, hi: Tensor, *, M: Tens
         at = torch.arange(len(rows), device=q.device), j
         step = torch.where(helps, -g[at].sign(), 0)
         q[rows, j] += step
-        a[at], b[at] = _bounds(q[rows, j], lo[:, 0], hi[:, 0])
-        g.addcmul_((step * s[:, 0])[:, None], M.index_select(0, j))
-    return q
+        a[at], b[at] = _bounds(q[rows, j], lo, hi)
+        g.addcmul_((step * s)[:, None], M.index_select(0, j))
 
 
 def _bounds(q: Tensor, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:

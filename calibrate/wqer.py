@@ -6,12 +6,14 @@ Letters:  W (n, K) weight, a bias is its last column and stays float;  k quantiz
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from erq_export.affine import Grid, dequantize, quantize
 
 from .ridge import Ridge
 from .rounding import Refinement
+from .rows import by_rows
 
 
 def halves(n_columns: int) -> Iterator[tuple[slice, slice]]:
@@ -33,15 +35,20 @@ def quantize_columns(
 
     With the quantized input fixed, each round chooses d by `refine` on M = G_SS/N and then solves
         minimise over T:  Σ‖T x̃_R + d x̃_S‖² + λ‖T‖²      hence  T = −d G_SR (G_RR + λI)⁻¹        (n, |R|)
-    which `ridge` has already factored for every R. The bias takes part in every R and is never rounded; a layer
-    without one rounds its last column to nearest at the end.
+    which `ridge` has already factored for every R: its matrix off the diagonal is G. The bias takes part in every R and is
+    never rounded; a layer without one rounds its last column to nearest at the end.
     """
-    W = W.clone()
-    for S, R in halves(W.shape[1]):
-        rounded = refine(W[:, S], grid.columns(S), G[S, S] / n_rows, limit)
-        d = rounded - W[:, S]
-        W[:, S] = rounded
-        W[:, R] -= ridge.solve(G[R, S] @ d.T).T
-    if k == W.shape[1]:
-        W[:, -1:] = dequantize(quantize(W[:, -1:], grid), grid)
-    return W
+    rounds = [(S, R, G[S, S] / n_rows) for S, R in halves(W.shape[1])]
+
+    def quantize_rows(rows: slice) -> Tensor:
+        V, levels = W[rows].clone(), grid.map(lambda t: t[rows])
+        for S, R, M in rounds:
+            rounded = refine(V[:, S], levels.columns(S), M, limit)
+            d = rounded - V[:, S]
+            V[:, S] = rounded
+            V[:, R] += ridge.absorb(d, S, R)
+        if k == V.shape[1]:
+            V[:, -1:] = dequantize(quantize(V[:, -1:], levels), levels)
+        return V
+
+    return torch.cat(by_rows(quantize_rows, W))

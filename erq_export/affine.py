@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Rounding = Callable[[Tensor], Tensor]
-
 SMALLEST_NORMAL_HALF = 2.0**-14
 SMALLEST_HALF = 2.0**-24
 LARGEST_HALF = 65504.0
@@ -39,13 +37,23 @@ class Grid:
         return self if self.scale.shape[1] == 1 else self.map(lambda t: t[:, chosen])
 
 
-def quantize(x: Tensor, grid: Grid, rounding: Rounding = torch.round) -> Tensor:
+def quantize(x: Tensor, grid: Grid) -> Tensor:
     """q = clamp(round(x / s), qmin, qmax): integers in x's floating-point type, same shape as x.
 
-    Rounds half to even and divides (ONNX QuantizeLinear does; multiplying by 1/s differs in about 4e-6 of codes).
-    `rounding` may be `torch.floor` or `torch.ceil`: the two neighbours that rounding refinement chooses from.
+    Rounds half to even and divides (ONNX QuantizeLinear does; multiplying by 1/s differs in about 4e-6 of codes). The
+    quotient is changed in place: on a CPU, memory fresh from the system costs more than the arithmetic.
     """
-    return torch.clamp(rounding(x / grid.scale), grid.qmin, grid.qmax)
+    return (x / grid.scale).round_().clamp_min_(grid.qmin).clamp_max_(grid.qmax)
+
+
+def codes_around(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """(down, up, nearest): the two codes that rounding refinement chooses from, and `quantize`'s; same shape as x."""
+    steps = x / grid.scale
+    down, up, nearest = (
+        rounding(steps).clamp_min_(grid.qmin).clamp_max_(grid.qmax)
+        for rounding in (torch.floor, torch.ceil, torch.round)
+    )
+    return down, up, nearest
 
 
 def dequantize(q: Tensor, grid: Grid) -> Tensor:
@@ -55,7 +63,7 @@ def dequantize(q: Tensor, grid: Grid) -> Tensor:
 
 def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
     """x̂: x moved to the nearest point of the grid, same shape and type as x."""
-    return dequantize(quantize(x, grid), grid)
+    return quantize(x, grid).mul_(grid.scale)
 
 
 def asymmetric_grid(lo: Tensor, hi: Tensor, bits: int, *, snap: Callable[[Tensor], Tensor] | None = None) -> Grid:

@@ -28,9 +28,9 @@ def test_every_round_is_solved_as_if_factored_anew(k: int, ridge: float) -> None
     blocks = [slice(0, k), *(R for _, R in halves(k))]
     for R in blocks:
         B = torch.randn(R.stop - R.start, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-        direct = torch.linalg.solve(A[R, R], B)
+        direct = torch.linalg.solve(A[R, R], B).T
         tolerance = 10 * k * EPS * float(torch.linalg.cond(A))
-        assert float((system.solve(B) - direct).norm()) <= tolerance * float(direct.norm())
+        assert float((system.solve(B.T) - direct).norm()) <= tolerance * float(direct.norm())
     assert len(blocks) > 1
 
 
@@ -39,7 +39,24 @@ def test_any_trailing_block_is_factored(k: int, start: int, seed: int) -> None:
     G, start = gram(k, seed), min(start, k - 1)
     A = (G + 10 * torch.eye(k, dtype=torch.float64))[start:, start:]
     X = torch.randn(k - start, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    assert torch.allclose(Ridge(G, 10.0).solve(A @ X), X, rtol=0, atol=1e-9)  # condition below 1e4, entries about 1
+    assert torch.allclose(
+        Ridge(G, 10.0).solve((A @ X).T), X.T, rtol=0, atol=1e-9
+    )  # condition below 1e4, entries about 1
+
+
+@pytest.mark.parametrize("k", [2, 3, 25, 97])
+@pytest.mark.parametrize("ridge", [0.1, 1e3])
+def test_every_round_s_error_is_absorbed_as_if_factored_anew(k: int, ridge: float) -> None:
+    """−d A_SR A_RR⁻¹ with a fresh solve of the small system; the same tolerance."""
+    G = gram(k)
+    A = G + ridge * torch.eye(k, dtype=torch.float64)
+    system = Ridge(G, ridge)
+    for S, R in halves(k):
+        d = torch.randn(5, S.stop - S.start, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        direct = -torch.linalg.solve(A[R, R], A[R, S] @ d.T).T
+        tolerance = 10 * k * EPS * float(torch.linalg.cond(A))
+        scale = float(direct.norm()) + float(d.norm())  # where S and R hardly couple, d's own rounding is left
+        assert float((system.absorb(d, S, R) - direct).norm()) <= tolerance * scale
 
 
 def test_the_gram_matrix_is_left_alone() -> None:
@@ -68,5 +85,5 @@ def test_what_cannot_be_factored_says_what_to_type(G: Tensor) -> None:
 
 def test_a_ridge_makes_any_gram_matrix_solvable() -> None:
     G = torch.ones(4, 4, dtype=torch.float64)
-    B = torch.ones(4, 1, dtype=torch.float64)
+    B = torch.ones(1, 4, dtype=torch.float64)
     assert torch.allclose(Ridge(G, 1.0).solve(B), B / 5)  # (11ᵀ + I) 1 = 5·1

@@ -6,7 +6,7 @@ from layer_rows import Rows, layer_rows, row_grid
 from torch import Tensor
 
 from erq_export.affine import Grid, dequantize, quantize
-from erq_export.calibrate import row_steps
+from erq_export.calibrate import rows as by_rows_module
 from erq_export.calibrate.row_steps import refine_rows, without_bias
 
 RIDGE = 10.0
@@ -89,7 +89,7 @@ def test_each_step_is_one_code_of_one_column_and_the_limit_counts_them() -> None
 def test_the_result_does_not_depend_on_how_rows_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = layer_rows(n=40)
     whole = refined(rows)[0]
-    monkeypatch.setattr(row_steps, "CACHED_ENTRIES", 1)
+    monkeypatch.setattr(by_rows_module, "PIECE", 7)
     assert torch.equal(refined(rows)[0], whole)
 
 
