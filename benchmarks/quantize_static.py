@@ -42,6 +42,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+def float_attention(setting: str) -> bool:
+    """Whether the products of attention, q kᵀ and softmax · v, stay in float32."""
+    return SETTINGS[setting].get("nodes_to_exclude") == WITHOUT_WEIGHTS
+
+
 class Images(CalibrationDataReader):  # type: ignore[misc]
     """Hands out the images of a tensor (n, 3, H, W) one by one."""
 

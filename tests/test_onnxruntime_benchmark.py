@@ -51,6 +51,13 @@ def test_ratios_are_paired_by_round(module: ModuleType) -> None:
     assert (found["median_ms"], found["min_ms"]) == (1e4, 1e3)
 
 
+def test_each_of_ours_is_held_beside_the_same_products_in_integers(module: ModuleType) -> None:
+    names = ["float32", "quantize_static", "quantize_static+attention", "w8a8", "w4a4+attention"]
+    found = module.ours_to_theirs(names, np.array([[9.0, 4.0, 3.0, 2.0, 1.0]]))
+    assert {name: ratio["ratio"] for name, ratio in found.items()} == {"w8a8": 2, "w4a4+attention": 3}
+    assert module.ours_to_theirs(["float32", "w8a8"], np.ones((1, 2))) == {}  # nothing of theirs to compare with
+
+
 @pytest.mark.parametrize(
     ("to_theirs", "says"), [((0.8, 0.9, 0.99), "slower in 1 lines"), ((0.8, 0.9, 1.1), "nowhere slower")]
 )

@@ -1,17 +1,25 @@
 """The way from the published scheme to what is deployed: one choice a row, and the ends are what they are called."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_cli import Erq, erq, start  # noqa: F401  the fixture
 
 from erq_export.bundle import Bundle
+from erq_export.calibrate.data import calibration_set
+from erq_export.calibrate.loop import calibrate
+from erq_export.demo import Digits
 from erq_export.errors import SpecError
-from erq_export.price import steps
+from erq_export.job import Job
+from erq_export.models.loading import load
+from erq_export.price import price, steps
 from erq_export.published import PUBLISHED, published
-from erq_export.spec import Bits, QuantSpec
+from erq_export.spec import Bits, ModelSpec, QuantSpec
 from erq_export.study import layer_error
 
 QUICK = ["--bits", "w4a4", "--calib", "4", "--seeds", "1", "--val-images", "60", "--compare", "w4a4"]
@@ -105,6 +113,39 @@ def test_the_price_is_told_where_people_look(priced: Path, erq: Erq) -> None:  #
         assert "From the published scheme to what is deployed" in text
         assert "zero points rounded to integers" in text
         assert "reference: from the published scheme (icml) to what is deployed, top-1 goes from" in text
+
+
+class Silent:
+    """A Ui that nobody reads."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        yield
+
+    def progress(self, what: str, done: int, total: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+def test_without_labelled_images_the_price_is_told_in_logits_on_those_of_the_calibration() -> None:
+    """The last row anew by hand: the deployed bundle's logits against the float model's, on the images it was made with."""
+    spec = quant(calib=4, targets=("reference", "onnx"))
+    job, images, cpu = (
+        Job(model=ModelSpec(name="demo"), quant=spec, out=Path("out")),
+        Digits("train"),
+        torch.device("cpu"),
+    )
+    rows = price(job, images, None, cpu, Silent())
+    loaded = load(job.model, seed=0)
+    data = calibration_set(images, loaded.identity.preprocess, n=4, seed=0)
+    with torch.inference_mode():
+        wanted = loaded.model(data.pixels)
+        bundle = calibrate(loaded, data, spec, device=cpu, progress=lambda *_: None)
+        found = bundle.reference()(data.pixels)
+    assert rows[-1]["logits_error"]["all"] == [pytest.approx(float((found - wanted).norm() / wanted.norm()), rel=1e-5)]
+    assert rows[-1]["layer_error"]["all"] == [layer_error(bundle)]
+    assert all("top1" not in row for row in rows)
+    assert len(rows) > 5
 
 
 def test_reference_alone_is_measured_and_exports_nothing(erq: Erq, tmp_path: Path) -> None:  # noqa: F811
