@@ -1,10 +1,13 @@
 """The rows of a weight do not see each other: on a CPU a few at a time are solved, as many pieces at once as torch has
 threads. A piece's arrays stay in its core's cache, and the pieces are the same however many threads there are."""
 
+import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import import_module
+from math import ceil
 from types import ModuleType
 from typing import TypeVar
 
@@ -13,7 +16,7 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-PIECE = 192  # rows; float64 arrays of a piece, of 384 columns, take 576 KiB
+SMALLEST, LARGEST = 192, 384  # rows of a piece: fewer cost more calls than they save, more leave a core's cache
 
 
 def by_rows(work: Callable[[slice], Result], weight: Tensor) -> list[Result]:
@@ -24,7 +27,8 @@ def by_rows(work: Callable[[slice], Result], weight: Tensor) -> list[Result]:
     n, n_threads = len(weight), torch.get_num_threads()
     if weight.is_cuda:
         return [work(slice(0, n))]
-    pieces = [slice(start, min(start + PIECE, n)) for start in range(0, n, PIECE)]
+    size = min(max(ceil(n / 4), SMALLEST), LARGEST)
+    pieces = [slice(start, min(start + size, n)) for start in range(0, n, size)]
     try:
         return list(_pool(n_threads).map(work, pieces))
     finally:
@@ -35,6 +39,10 @@ def by_rows(work: Callable[[slice], Result], weight: Tensor) -> list[Result]:
 def _pool(n: int) -> ThreadPoolExecutor:
     """Threads that stay: what they once got from the system they need not ask for again."""
     return ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,))
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child inherits the pool without its threads
 
 
 def kernels(weight: Tensor) -> ModuleType | None:

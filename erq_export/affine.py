@@ -47,13 +47,10 @@ def quantize(x: Tensor, grid: Grid) -> Tensor:
 
 
 def codes_around(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """(down, up, nearest): the two codes that rounding refinement chooses from, and `quantize`'s; same shape as x."""
-    steps = x / grid.scale
-    down, up, nearest = (
-        rounding(steps).clamp_min_(grid.qmin).clamp_max_(grid.qmax)
-        for rounding in (torch.floor, torch.ceil, torch.round)
-    )
-    return down, up, nearest
+    """(down, up, nearest): the two codes that rounding refinement chooses from, and `quantize`'s; same shape as x. For a
+    grid that ends in integers, as every weight's does: then it does not matter that the range is kept before rounding."""
+    steps = (x / grid.scale).clamp_min_(grid.qmin).clamp_max_(grid.qmax)
+    return torch.floor(steps), torch.ceil(steps), torch.round(steps)
 
 
 def dequantize(q: Tensor, grid: Grid) -> Tensor:

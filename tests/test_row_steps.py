@@ -89,7 +89,7 @@ def test_each_step_is_one_code_of_one_column_and_the_limit_counts_them() -> None
 def test_the_result_does_not_depend_on_how_rows_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = layer_rows(n=40)
     whole = refined(rows)[0]
-    monkeypatch.setattr(by_rows_module, "PIECE", 7)
+    monkeypatch.setattr(by_rows_module, "LARGEST", 7)
     assert torch.equal(refined(rows)[0], whole)
 
 

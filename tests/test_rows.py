@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import numba
@@ -16,10 +18,10 @@ from erq_export.calibrate.erq import METHOD as ERQ
 from erq_export.calibrate.method import Problem, Solution
 from erq_export.calibrate.rounding import flip
 from erq_export.calibrate.row_steps import refine_rows
-from erq_export.calibrate.rows import PIECE, by_rows, kernels
+from erq_export.calibrate.rows import LARGEST, SMALLEST, by_rows, kernels
 from erq_export.spec import Bits, QuantSpec
 
-N = 2 * PIECE + 5  # two pieces and a short one
+N = 2 * SMALLEST + 5  # two pieces and a short one
 
 
 @pytest.fixture
@@ -48,18 +50,37 @@ def forget() -> Iterator[None]:
 def test_pieces_come_in_order_on_one_thread_each(threads: None) -> None:
     torch.set_num_threads(3)
     found = by_rows(lambda rows: (rows, torch.get_num_threads()), torch.zeros(N, 4))
-    assert [rows for rows, _ in found] == [slice(0, PIECE), slice(PIECE, 2 * PIECE), slice(2 * PIECE, N)]
+    first, second = SMALLEST, 2 * SMALLEST
+    assert [rows for rows, _ in found] == [slice(0, first), slice(first, second), slice(second, N)]
     assert [n for _, n in found] == [1, 1, 1]
     assert torch.get_num_threads() == 3
 
 
+@pytest.mark.parametrize(
+    ("n", "sizes"),
+    [(1, [1]), (SMALLEST, [SMALLEST]), (1000, [250] * 4), (2 * 4 * LARGEST, [LARGEST] * 8)],
+)
+def test_pieces_are_quarters_within_limits(n: int, sizes: list[int]) -> None:
+    assert sizes_in_pieces(n) == sizes
+
+
 def test_an_error_in_a_piece_is_the_caller_s() -> None:
     def work(rows: slice) -> int:
-        return 1 // (rows.start - PIECE)
+        return 1 // (rows.start - SMALLEST)
 
     with pytest.raises(ZeroDivisionError):
         by_rows(work, torch.zeros(N, 4))
     assert by_rows(lambda rows: rows.start, torch.zeros(3, 4)) == [0]
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    by_rows(lambda rows: None, torch.zeros(3, 1))
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        assert pool.submit(sizes_in_pieces, 3).result(timeout=60) == [3]
+
+
+def sizes_in_pieces(n: int) -> list[int]:
+    return by_rows(lambda rows: rows.stop - rows.start, torch.zeros(n, 1))
 
 
 def solved(n_threads: int) -> Solution:
