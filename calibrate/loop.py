@@ -54,7 +54,7 @@ def calibrate(
 
     `phases` collects the seconds spent on ranges, on moments (the forward passes are in both), in the solver and on
     the layers' statistics.
-    Another `chunk_size` changes the last bits of sums and nothing else; on the command line it is not to be had.
+    Another `chunk_size` changes the last bits of sums, and rows that meet a tie; on the command line it is not to be had.
 
     Bounded memory: the model, the calibration set's hidden states (`States`), one stage's moments. SpecError where a layer's
     system cannot be solved, DataError where the float model overflows; MachineError never: the device is the caller's choice.

@@ -62,14 +62,14 @@ def test_integers_do_not_depend_on_how_many_images_go_together(method: str, opti
             assert other.statistics[path]["error"] == pytest.approx(eight.statistics[path]["error"], rel=1e-3)
 
 
-def test_on_a_trained_model_one_integer_in_a_thousand_at_most_was_a_tie() -> None:
-    """669 120 weights at w3a4: measured 273 (1 image) and 377 (32) unlike those of 8, with the same error."""
+def test_on_a_trained_model_one_row_in_a_hundred_at_most_met_a_tie() -> None:
+    """Of 5290 weight rows at w3a4 14 to 28 were measured unlike those of 8 (1 and 32 images, three seeds), with the same
+    error. A tie that falls otherwise moves what compensates for it, so a row then differs in a dozen integers or two."""
     loaded = load(DEMO, seed=0)
     data = calibration_set(Digits("train"), loaded.identity.preprocess, n=32, seed=0)
     spec = QuantSpec(bits=Bits.parse("w3a4"), targets=("onnx",), ridge=100.0)
     eight, one = calibrated(loaded, data, spec), calibrated(load(DEMO, seed=0), data, spec, 1)
-    differing = {path: (one.layers[path].weight_q != layer.weight_q) for path, layer in eight.layers.items()}
-    n = sum(int(d.sum()) for d in differing.values())
-    assert n <= 1e-3 * sum(d.numel() for d in differing.values())
+    differs = [(one.layers[p].weight_q != layer.weight_q).flatten(1).any(1) for p, layer in eight.layers.items()]
+    assert int(torch.cat(differs).sum()) <= 0.01 * sum(len(d) for d in differs)
     for path, row in eight.statistics.items():
         assert one.statistics[path]["error"] == pytest.approx(row["error"], rel=1e-3), path
