@@ -36,6 +36,7 @@ def flip(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:
 
     down, up, is_up = neighbours(W, grid)
     d, c, g = _start(W, down, up, is_up, M)
+    is_up = is_up.contiguous()  # what is changed below must not be a copy
     if compiled := kernels(W):
         compiled.flip_rows(*(t.contiguous().numpy() for t in (c, g, M.diagonal(), M, is_up)), limit)
     else:

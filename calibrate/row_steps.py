@@ -35,14 +35,15 @@ def refine_rows(q: Tensor, grid: Grid, W: Tensor, G: Tensor, ridge_sum: float, l
     target, scale = W[:, : len(M)], grid.scale.to(W.dtype)
 
     def refine(rows: slice) -> Tensor:
-        return _descend(q[rows].clone(), target[rows], scale[rows], grid.qmin[rows], grid.qmax[rows], M, limit)
+        own = q[rows].clone(memory_format=torch.contiguous_format)
+        return _descend(own, target[rows], scale[rows], grid.qmin[rows], grid.qmax[rows], M, limit)
 
     q = torch.cat(by_rows(refine, q))
     return q, W[:, -1] - (q * scale - target) @ u
 
 
 def _descend(q: Tensor, W: Tensor, s: Tensor, lo: Tensor, hi: Tensor, M: Tensor, limit: int) -> Tensor:
-    """Changes q (n, k), and returns it; the work of a sweep is told at `_sweep`."""
+    """Changes q (n, k), in C order, and returns it; the work of a sweep is told at `_sweep`."""
     g, diagonal = (q * s).sub_(W) @ M, M.diagonal().clamp_min(0)  # a constant input leaves ±1e-17
     lo, hi, s = (t[:, 0].to(q.dtype) for t in (lo, hi, s))
     if compiled := kernels(q):

@@ -128,6 +128,17 @@ def test_compiled_and_with_tensors_the_descents_are_the_same(tensors_alone: None
         assert torch.equal(compiled, expected)
 
 
+def test_the_order_in_memory_changes_nothing() -> None:
+    """Also of weights and integers that lie column by column: what the descents change in place is no copy."""
+    W, grid, M, G = exact_case()
+    q, by_column = quantize(W[:, :-1], grid), W.T.contiguous().T
+    assert torch.equal(flip(by_column[:, :-1], grid, M, 1000), COMPILED[3, 1000][0])
+    q_steps, bias = refine_rows(q.T.contiguous().T, grid, by_column, G, 0.0, 1000)
+    assert torch.equal(q_steps, COMPILED[3, 1000][1])
+    assert torch.equal(bias, COMPILED[3, 1000][2])
+    assert not torch.equal(q_steps, q)
+
+
 def test_a_sweep_is_counted_for_every_flip_and_for_the_look_that_finds_none() -> None:
     """What the benchmark counts as work: x₁ = x₂ takes one flip in the first row, none in the second."""
     compiled = kernels(torch.zeros(1))
