@@ -25,17 +25,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 import numpy as np
 import torch
 
-from erq_export.artifacts import write_json, write_text
-from erq_export.calibrate import compiled
+from erq_export.backends.machine import processor
 from erq_export.calibrate.budget import budget
-from erq_export.calibrate.data import CalibrationSet
 from erq_export.calibrate.loop import calibrate
-from erq_export.calibrate.wqer import halves
-from erq_export.meter import Meter, Phases
+from erq_export.calibrate.phases import Phases
+from erq_export.calibrate.solve import compiled
+from erq_export.calibrate.solve.wqer import halves
+from erq_export.contract.files import write_json, write_text
+from erq_export.contract.spec import Bits, ModelSpec, QuantSpec
+from erq_export.data.calibration_set import CalibrationSet
+from erq_export.flow.meter import Meter
 from erq_export.models.loading import load
-from erq_export.spec import Bits, ModelSpec, QuantSpec
-from erq_export.validate.machine import processor
-from erq_export.validate.report import table
+from erq_export.validate.report.markdown import table
 
 TARGETS = ("onnx", "tensorrt-rtx")
 MODELS = ("vit_t", "vit_s", "vit_b", "swin_t")

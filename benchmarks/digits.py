@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from erq_export.demo import Digits
-from erq_export.images import batches
+from erq_export.contract.quantized import quant_linears
+from erq_export.contract.spec import ModelSpec
+from erq_export.data.digits import Digits
+from erq_export.data.images import batches
 from erq_export.models.loading import load
-from erq_export.quantized import quant_linears
-from erq_export.spec import ModelSpec
-from erq_export.validate.accuracy import BATCH
-from erq_export.validate.distance import relative_l2
+from erq_export.validate.metrics.accuracy import BATCH
+from erq_export.validate.metrics.distance import relative_l2
 from erq_export.validate.runners import TorchRunner
 
 DEMO = ModelSpec(name="demo")

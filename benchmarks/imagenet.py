@@ -27,17 +27,19 @@ import torch
 from published import MODELS, PUBLISHED, deviation, page
 from torch import Tensor, nn
 
-from erq_export.aliases import ALIASES
-from erq_export.artifacts import write_json, write_text
-from erq_export.calibrate.data import CalibrationSet, calibration_set, check_enough
+from erq_export.backends.machine import processor
 from erq_export.calibrate.loop import calibrate
-from erq_export.errors import DataError, ErqError, SpecError
-from erq_export.images import ImageFolder, Preprocess
+from erq_export.contract.errors import DataError, ErqError, SpecError
+from erq_export.contract.files import write_json, write_text
+from erq_export.contract.preprocess import Preprocess
+from erq_export.contract.registry import METHODS, unknown
+from erq_export.contract.spec import Bits, ModelSpec, QuantSpec
+from erq_export.data.calibration_set import CalibrationSet, calibration_set, check_enough
+from erq_export.data.images import ImageFolder
+from erq_export.flow.run import device_named
+from erq_export.models.aliases import ALIASES
 from erq_export.models.loading import Loaded, load
-from erq_export.pipeline import device_named
-from erq_export.registry import METHODS, unknown
-from erq_export.spec import Bits, ModelSpec, QuantSpec
-from erq_export.validate.machine import processor
+from erq_export.models.rebuild import reference_model
 from erq_export.validate.runners import TorchRunner
 
 PUBLISHED_ERQ = {
@@ -92,7 +94,7 @@ class Bench:
         """Top-1 of one calibration's reference. The model is loaded again: calibration consumes it."""
         loaded, device = load(self.model(model), seed=0), device_named(self.words.device)
         bundle = calibrate(loaded, data, spec, device=device, progress=lambda *_: None)
-        return self.top1(bundle.reference(), loaded.identity.preprocess, what)
+        return self.top1(reference_model(bundle), loaded.identity.preprocess, what)
 
     def top1(self, model: nn.Module, preprocess: Preprocess, what: str) -> float:
         """Top-1 in per cent of the chosen images, a batch at a time; DataError where a file cannot be read."""

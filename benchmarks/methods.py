@@ -25,17 +25,18 @@ import torch
 from digits import CPU, DEMO, Judged, figures
 from torch import Tensor
 
-from erq_export.aliases import DEMO_RIDGE
-from erq_export.artifacts import write_json, write_text
-from erq_export.calibrate.data import calibration_set
+from erq_export.backends.machine import processor
 from erq_export.calibrate.loop import calibrate
-from erq_export.demo import Digits
+from erq_export.contract.files import write_json, write_text
+from erq_export.contract.registry import METHODS
+from erq_export.contract.spec import Bits, QuantSpec
+from erq_export.data.calibration_set import calibration_set
+from erq_export.data.digits import Digits
+from erq_export.flow.compare import Setting, layer_error, seeded, summary
+from erq_export.models.aliases import DEMO_RIDGE
 from erq_export.models.loading import load
-from erq_export.registry import METHODS
-from erq_export.spec import Bits, QuantSpec
-from erq_export.study import Setting, layer_error, seeded, summary
-from erq_export.validate.machine import processor
-from erq_export.validate.report import table
+from erq_export.models.rebuild import reference_model
+from erq_export.validate.report.markdown import table
 
 BITS = ("w2a4", "w3a4", "w4a4", "w4a8", "w8a8")
 ORDER = ("rtn", "repq", "gptq", "erq")
@@ -66,7 +67,7 @@ def measure(task: tuple[str, str, int]) -> dict[str, Any]:
         data, start = calibration_set(train, preprocess, n=spec.calib, seed=spec.seed), time.perf_counter()
         bundle = calibrate(load(DEMO, seed=0), data, spec, device=CPU, progress=lambda *_: None)
         calibration_s = time.perf_counter() - start
-        logits = held_out.logits(bundle.reference())
+        logits = held_out.logits(reference_model(bundle))
         error, top1 = layer_error(bundle), held_out.top1(logits)
         near = figures(logits, held_out.float_logits)
         found.append({"layer_error": error, "top1": top1, **near, "calibration_s": calibration_s})

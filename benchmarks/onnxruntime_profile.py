@@ -9,7 +9,7 @@ from typing import Any
 import onnxruntime
 from torch import Tensor
 
-from erq_export.validate.runners import CPU, DISABLED, session_options
+from erq_export.backends.onnxruntime import CPU, DISABLED, session_options
 
 INTEGER = ("MatMulIntegerToFloat", "QLinearMatMul", "DynamicQuantizeMatMul", "MatMulInteger", "QGemm", "QLinearConv")
 FLOAT = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv")

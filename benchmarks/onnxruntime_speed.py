@@ -24,16 +24,16 @@ import torch
 from onnxruntime_profile import profile
 from torch import Tensor
 
-from erq_export.artifacts import write_json, write_text
-from erq_export.calibrate.data import CalibrationSet
+from erq_export.backends.machine import processor
+from erq_export.backends.onnxruntime import session
 from erq_export.calibrate.loop import calibrate
-from erq_export.exporters.write import float_graph, lowered, marker_graph, save
+from erq_export.contract.files import write_json, write_text
+from erq_export.contract.spec import Bits, ModelSpec, QuantSpec
+from erq_export.contract.targets import TARGETS
+from erq_export.data.calibration_set import CalibrationSet
+from erq_export.exporters.onnx.write import float_graph, lowered, marker_graph, save
 from erq_export.models.loading import load
-from erq_export.spec import Bits, ModelSpec, QuantSpec
-from erq_export.targets import TARGETS
-from erq_export.validate.machine import processor
-from erq_export.validate.report import table
-from erq_export.validate.runners import session
+from erq_export.validate.report.markdown import table
 
 THREADS, BATCHES = (1, 2), (1, 8)
 CALIB = 1

@@ -18,20 +18,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 
 import torch
 
-from erq_export.artifacts import write_json, write_text
-from erq_export.bundle import Bundle
-from erq_export.calibrate.data import CalibrationSet
+from erq_export.backends.machine import processor
+from erq_export.backends.tensorrt import build_engine
 from erq_export.calibrate.loop import calibrate
-from erq_export.exporters.plan import summarize
-from erq_export.exporters.tensorrt import build_engine
-from erq_export.exporters.write import lowered, marker_graph, save
+from erq_export.contract.bundle import Bundle
+from erq_export.contract.files import write_json, write_text
+from erq_export.contract.spec import PACKS, Bits, ModelSpec, QuantSpec
+from erq_export.contract.targets import named
+from erq_export.data.calibration_set import CalibrationSet
+from erq_export.exporters.onnx.write import lowered, marker_graph, save
+from erq_export.exporters.tensorrt.plan import compiled, summarize
 from erq_export.models.loading import load
-from erq_export.spec import PACKS, Bits, ModelSpec, QuantSpec
-from erq_export.targets import named
-from erq_export.validate.executed import INTEGER_GEMMS, executed_ops
 from erq_export.validate.latency import measure_latency
-from erq_export.validate.machine import processor
-from erq_export.validate.report import table
+from erq_export.validate.parity.executed import INTEGER_GEMMS, executed_ops
+from erq_export.validate.report.markdown import table
 from erq_export.validate.runners import OnnxRuntimeRunner
 
 TARGETS = ("onnx", "tensorrt-rtx")
@@ -81,7 +81,7 @@ def on_tensorrt_rtx(paths: dict[str, Path]) -> dict[str, dict[str, Any]]:
     for pack, path in paths.items():
         start = time.process_time()
         engine = build_engine(path, package="tensorrt_rtx", compute_capabilities=CAPABILITIES)
-        plan = summarize(engine.layers)
+        plan = summarize(compiled(engine))
         rows[pack] = {
             "build_s": time.process_time() - start,
             "engine_bytes": len(engine.blob),

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from erq_export.validate.report import table
+from erq_export.validate.report.markdown import table
 
 MODELS = ("vit_s", "vit_b", "deit_t", "deit_s", "deit_b", "swin_s", "swin_b")
 

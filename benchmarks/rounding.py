@@ -23,26 +23,26 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 import torch
 from torch import Tensor, nn
 
-from erq_export.affine import Grid
-from erq_export.artifacts import write_json, write_text
-from erq_export.calibrate.aqer import weight_shift
-from erq_export.calibrate.data import calibration_set
-from erq_export.calibrate.erq import ridges
+from erq_export.backends.machine import processor
 from erq_export.calibrate.loop import CHUNK, layer_problem
-from erq_export.calibrate.mipq import Answer, Bits, Program, block_program, exact, row_sums, solve
+from erq_export.calibrate.methods.erq import ridges
+from erq_export.calibrate.published.mipq import Answer, Bits, Program, block_program, exact, row_sums, solve
+from erq_export.calibrate.published.solver import find_solver
 from erq_export.calibrate.ranges import input_grids
-from erq_export.calibrate.ridge import Ridge
-from erq_export.calibrate.rounding import flip, nearest, neighbours, paper
-from erq_export.calibrate.solver import find_solver
+from erq_export.calibrate.solve.aqer import weight_shift
+from erq_export.calibrate.solve.ridge import Ridge
+from erq_export.calibrate.solve.rounding import flip, nearest, neighbours, paper
+from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.calibrate.states import stage_moments
-from erq_export.calibrate.weight_grid import weight_grid
-from erq_export.demo import Digits
-from erq_export.models.family import submodule
+from erq_export.contract.files import write_json, write_text
+from erq_export.contract.formats.affine import Grid
+from erq_export.contract.sites import submodule
+from erq_export.contract.spec import Bits as Precision
+from erq_export.contract.spec import ModelSpec, QuantSpec
+from erq_export.data.calibration_set import calibration_set
+from erq_export.data.digits import Digits
 from erq_export.models.loading import load
-from erq_export.spec import Bits as Precision
-from erq_export.spec import ModelSpec, QuantSpec
-from erq_export.validate.machine import processor
-from erq_export.validate.report import table
+from erq_export.validate.report.markdown import table
 
 BLOCKS = {8: 40, 12: 40, 16: 12}  # columns: rows drawn
 SECONDS = 20.0  # per program: enough to end

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 from torch.optim.swa_utils import AveragedModel
 
-from erq_export.demo import DEMO_ARCHITECTURE, DEMO_MODEL_ARGS, DEMO_PREPROCESS, DEMO_WEIGHTS, Digits
+from erq_export.data.digits import Digits
+from erq_export.models.demo import DEMO_ARCHITECTURE, DEMO_MODEL_ARGS, DEMO_PREPROCESS, DEMO_WEIGHTS
 
 N_THREADS = 1  # fixed, because the order of floating-point sums follows it; one also suits a shared machine
 BATCH = 50  # divides the 1200 training images: 24 steps an epoch

@@ -22,18 +22,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 import torch
 from digits import CPU, DEMO, Judged, figures
 
-from erq_export.aliases import DEMO_RIDGE
-from erq_export.artifacts import write_json, write_text
-from erq_export.calibrate.data import CalibrationSet, calibration_set
+from erq_export.backends.machine import processor
 from erq_export.calibrate.loop import CHUNK, calibrate
 from erq_export.calibrate.ranges import input_grids
 from erq_export.calibrate.states import stage_moments
-from erq_export.demo import Digits
+from erq_export.contract.files import write_json, write_text
+from erq_export.contract.spec import Bits, QuantSpec
+from erq_export.data.calibration_set import CalibrationSet, calibration_set
+from erq_export.data.digits import Digits
+from erq_export.flow.compare import layer_error, summary
+from erq_export.models.aliases import DEMO_RIDGE
 from erq_export.models.loading import load
-from erq_export.spec import Bits, QuantSpec
-from erq_export.study import layer_error, summary
-from erq_export.validate.machine import processor
-from erq_export.validate.report import table
+from erq_export.models.rebuild import reference_model
+from erq_export.validate.report.markdown import table
 
 BITS = ("w3a4", "w2a4", "w4a4")
 N_THREADS = 1  # the order of floating-point sums follows it; one also suits a shared machine
@@ -74,7 +75,7 @@ def measured(spec: QuantSpec, data: CalibrationSet, train: Judged, held_out: Jud
     start = time.perf_counter()
     bundle = calibrate(load(DEMO, seed=0), data, spec, device=CPU, progress=lambda *_: None)
     found = {"layer_error": layer_error(bundle), "calibration_s": time.perf_counter() - start}
-    model = bundle.reference()
+    model = reference_model(bundle)
     seen = train.inside(model, train.without(data.names, N_TRAIN))
     logits = held_out.logits(model)
     unseen = {"top1": held_out.top1(logits)} | figures(logits, held_out.float_logits)

@@ -6,9 +6,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from erq_export.models.family import submodule
+from erq_export.contract.sites import submodule
+from erq_export.contract.spec import QuantSpec
 from erq_export.models.loading import Loaded
-from erq_export.spec import QuantSpec
 
 from .capture import unseen, walk
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from erq_export.affine import Grid, fake_quantize
-from erq_export.models.family import Stage
+from erq_export.contract.formats.affine import Grid, fake_quantize
+from erq_export.contract.sites import Stage
 
 Visitor = Callable[[str, Tensor], None]
 OperandVisitor = Callable[[str, Tensor, Tensor | None], None]

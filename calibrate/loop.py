@@ -13,22 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from erq_export import __version__
-from erq_export.affine import Grid, quantize
-from erq_export.bundle import Bundle
-from erq_export.errors import DataError
-from erq_export.meter import Phases
-from erq_export.models.family import Site, Stage, submodule
+from erq_export.contract.bundle import Bundle
+from erq_export.contract.errors import DataError
+from erq_export.contract.formats.affine import Grid, quantize
+from erq_export.contract.quantized import Outliers, QuantizedLayer, QuantizedOperand, install, on_cpu
+from erq_export.contract.registry import METHODS, resolve
+from erq_export.contract.sites import Site, Stage, submodule
+from erq_export.contract.spec import QuantSpec
+from erq_export.contract.targets import GridRules
+from erq_export.data.calibration_set import CalibrationSet
 from erq_export.models.loading import Loaded
-from erq_export.quantized import Outliers, QuantizedLayer, QuantizedOperand, install, on_cpu
-from erq_export.registry import METHODS, resolve
-from erq_export.spec import QuantSpec
-from erq_export.targets import GridRules
 
 from .capture import unseen, walk
-from .data import CalibrationSet
-from .method import Method, Problem, Solution
+from .methods.method import Method, Problem, Solution
 from .moments import Moments
 from .operands import quantized_operands
+from .phases import Phases
 from .ranges import act_bits, input_grids
 from .states import States, deployed_moments, stage_moments
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from erq_export.affine import Grid, asymmetric_grid, fake_quantize, snap_to_half, symmetric_grid
-from erq_export.targets import GridRules
+from erq_export.contract.formats.affine import Grid, asymmetric_grid, fake_quantize, snap_to_half, symmetric_grid
+from erq_export.contract.targets import GridRules
 
 SMALLEST_STEP = 2.0**-20  # of a channel's largest value: float32 holds the zero point of a constant channel exactly
 CACHED_VALUES = 2**18  # float32 values whose errors are taken at a time: 1 MiB stays in the cache of a CPU

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from erq_export.affine import Grid, asymmetric_grid, fake_quantize, snap_to_half, symmetric_grid
-from erq_export.models.family import OperandSite, Stage
-from erq_export.quantized import QuantizedOperand
-from erq_export.spec import QuantSpec
-from erq_export.targets import GridRules
+from erq_export.contract.formats.affine import Grid, asymmetric_grid, fake_quantize, snap_to_half, symmetric_grid
+from erq_export.contract.quantized import QuantizedOperand
+from erq_export.contract.sites import OperandSite, Stage
+from erq_export.contract.spec import QuantSpec
+from erq_export.contract.targets import GridRules
 
 from .capture import walk_operands
 from .observers import RangeSearch, Tails, groups
-from .published_attention import published_operands
+from .published.attention import published_operands
 
 SOFTMAX_TOPS = tuple(2.0 ** (-j / 2) for j in range(14))  # of the largest probability: down to 1/90
 

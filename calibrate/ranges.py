@@ -11,9 +11,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from erq_export.affine import Grid
-from erq_export.models.family import Site, Stage, submodule
-from erq_export.spec import QuantSpec
+from erq_export.contract.formats.affine import Grid
+from erq_export.contract.sites import Site, Stage, submodule
+from erq_export.contract.spec import QuantSpec
 
 from .capture import walk
 from .observers import RangeSearch, Tails, groups

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from erq_export.affine import Grid, snap_to_half
-from erq_export.targets import GridRules
+from erq_export.contract.formats.affine import Grid, snap_to_half
+from erq_export.contract.targets import GridRules
 
 
 @dataclass(frozen=True, kw_only=True)

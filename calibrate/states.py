@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from erq_export.affine import Grid, fake_quantize
-from erq_export.models.family import Site, Stage
-from erq_export.quantized import QuantizedLayer, QuantizedOperand, install
-from erq_export.spec import QuantSpec
+from erq_export.contract.formats.affine import Grid, fake_quantize
+from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand, install
+from erq_export.contract.sites import Site, Stage
+from erq_export.contract.spec import QuantSpec
 
 from .capture import unseen, walk
 from .moments import Moments

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from command_line import erq  # noqa: F401  the fixture of every folder
 from hypothesis import settings
 from tiny_vit import calibrated_bundle, random_images, tiny_spec, tiny_vit
 
-from erq_export.bundle import Bundle
-from erq_export.calibrate.data import CalibrationSet
+from erq_export.contract.bundle import Bundle
+from erq_export.data.calibration_set import CalibrationSet
 from erq_export.models.loading import Loaded
 
 pytest.register_assert_rewrite("full_size")

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .machine import processor as processor
+from erq_export.backends.machine import processor as processor
+
 from .runners import Runner
 
 ROUNDS = 200

@@ -1,59 +1,15 @@
 """What a model family must tell: which layers are quantized, which LayerNorm feeds which, and how data walks through."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from timm.layers import Format
 from torch import Tensor, nn
 
-from erq_export.errors import SpecError
-
-Role = Literal["patch", "qkv", "proj", "fc1", "fc2", "reduction", "head"]
-OperandRole = Literal["q", "k", "v", "softmax"]
-OPERANDS: tuple[OperandRole, ...] = ("q", "k", "v", "softmax")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """One quantized layer: an nn.Linear by its module path, and the LayerNorm that is its only source, if any."""
-
-    path: str
-    role: Role
-    norm: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class OperandSite:
-    """One operand of attention's two products: an `Operand` by its module path."""
-
-    path: str
-    role: OperandRole
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A piece of the model that is run on its own: hidden state in, hidden state out."""
-
-    name: str
-    forward: Callable[[Tensor], Tensor]
-    sites: tuple[Site, ...]
-    operands: tuple[OperandSite, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionShape:
-    """What a fused kernel of one attention must cope with: `n_tokens` of `head_dim` channels a head.
-
-    `in_heads`: q and k are what they are only within heads (qk_norm), so they have no integers as (B, T, heads·d), where
-    a quantizer would keep the kernel fused; such an attention shows no operands.
-    """
-
-    path: str
-    n_tokens: int
-    head_dim: int
-    in_heads: bool = False
+from erq_export.contract.errors import SpecError
+from erq_export.contract.registry import resolve
+from erq_export.contract.sites import OPERANDS, AttentionShape, OperandSite, Stage
+from erq_export.models import FAMILIES
 
 
 class Family(Protocol):
@@ -161,17 +117,21 @@ def patch_tokens(path: str, embed: nn.Module, *, family: str) -> PatchTokens:
     return PatchTokens(conv, norm, flatten=flatten)
 
 
-def submodule(model: nn.Module, path: str, kind: type[nn.Module]) -> nn.Module:
-    """The module at `path`; TypeError if it is not a `kind` (a fault of the family file, not of the user)."""
-    module = model.get_submodule(path)
-    if not isinstance(module, kind):
-        raise TypeError(f"{path} is a {type(module).__name__}, expected {kind.__name__}")
-    return module
-
-
 @torch.no_grad()
 def run(stages: tuple[Stage, ...], x: Tensor) -> Tensor:
     """The whole model, stage after stage."""
     for stage in stages:
         x = stage.forward(x)
     return x
+
+
+def family_of(model: nn.Module) -> Family:
+    """The family that claims the model; SpecError naming its class and the families there are."""
+    for name in FAMILIES:
+        family: Family = resolve("family", name, FAMILIES)
+        if family.claims(model):
+            return family
+    raise SpecError(
+        f"no family is known for a {type(model).__name__}",
+        fix=f"families: {', '.join(FAMILIES)}; or add one file to erq_export/models",
+    )

@@ -9,16 +9,8 @@ import timm.models.swin_transformer as timm_swin
 from timm.layers import ClassifierHead, Mlp
 from torch import Tensor, nn
 
-from erq_export.models.family import (
-    AttentionShape,
-    Operand,
-    Site,
-    Stage,
-    not_understood,
-    operand_sites,
-    patch_tokens,
-    scale_queries,
-)
+from erq_export.contract.sites import AttentionShape, Site, Stage
+from erq_export.models.family import Operand, not_understood, operand_sites, patch_tokens, scale_queries
 
 NAME = "swin"
 

@@ -11,16 +11,8 @@ import timm.models.vision_transformer as timm_vit
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from erq_export.models.family import (
-    AttentionShape,
-    Operand,
-    Site,
-    Stage,
-    not_understood,
-    operand_sites,
-    patch_tokens,
-    scale_queries,
-)
+from erq_export.contract.sites import AttentionShape, Site, Stage
+from erq_export.models.family import Operand, not_understood, operand_sites, patch_tokens, scale_queries
 
 NAME = "vit"
 HEADLESS = nn.Identity

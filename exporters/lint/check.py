@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from erq_export.errors import SpecError
-from erq_export.targets import TARGETS, deployable, named
+from erq_export.contract.errors import SpecError
+from erq_export.contract.targets import TARGETS, deployable, named
 
 from . import attention, codes, model, products, scales
 from .rule import Finding, Rule

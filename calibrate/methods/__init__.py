@@ -1,0 +1,1 @@
+"""The ways to choose integers: a file each."""

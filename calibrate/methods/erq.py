@@ -1,0 +1,71 @@
+"""ERQ (ICML 2024): absorb the activations' error in the weights, then quantize the weights half by half.
+
+Letters:  W (n, K) weight with the bias as last column;  λ the paper's ridge;  G, D, N the layer's moments
+"""
+
+from functools import partial
+
+from erq_export.contract.formats.affine import quantize
+from erq_export.contract.sites import Role
+from erq_export.contract.spec import QuantSpec
+
+from ..published.dual import DUAL_ROLES, dual_grid
+from ..published.mipq import mipq
+from ..published.unit_rule import unit
+from ..solve.aqer import weight_shift
+from ..solve.ridge import Ridge
+from ..solve.rounding import REFINEMENTS, Refinement
+from ..solve.row_steps import refine_rows
+from ..solve.weight_grid import PERCENTILES, weight_grid
+from ..solve.wqer import quantize_columns
+from .method import Problem, Solution
+
+
+def ridges(role: Role, λ: float, λ_head: float | None = None) -> tuple[float, float]:
+    """(Aqer, Wqer): what is added to the diagonal of the summed Gram matrix (erq.md 7.3, 8.2, behaviour of the authors'
+    code): 0.1 λ; the patch embedding λ; the head, whose N rows are fewer than its columns, 0.1 λ_head in Aqer.
+
+    The published λ_head is 1. It lets the head learn its 32 rows by heart; with λ_head = λ, the default, the logits of
+    images it has not seen are closer to the float model's (docs/beyond-the-paper.md).
+    """
+    if role == "patch":
+        return λ, λ
+    return 0.1 * (λ_head if role == "head" and λ_head is not None else λ), 0.1 * λ
+
+
+def refinement(spec: QuantSpec) -> Refinement:
+    """The rounding rule the spec names; `mipq` with its block and its time limit."""
+    if spec.rounding == "mipq":
+        return partial(mipq, columns=spec.mipq_columns, seconds=spec.mipq_seconds)
+    if spec.rounding == "unit":
+        return unit
+    return REFINEMENTS[spec.rounding]
+
+
+class Erq:
+    """Reparameterised activations; Aqer; a grid for the shifted weight; Wqer on that frozen grid."""
+
+    name = "erq"
+    reparameterize = True
+
+    def solve(self, problem: Problem) -> Solution:
+        spec, moments, k = problem.spec, problem.moments, problem.weight.shape[1]
+        for_inputs, for_weights = ridges(problem.role, spec.ridge, spec.head_ridge)
+        ridge = Ridge(moments.G, for_inputs)
+        W = problem.augmented  # (n, K)
+        W = wanted = W + weight_shift(W, moments.D, ridge)
+        if for_weights != for_inputs:
+            ridge = Ridge(moments.G, for_weights)
+        percentiles = PERCENTILES[spec.weight_percentiles]
+        grid, outliers = weight_grid(W[:, :k], bits=problem.w_bits, rules=spec.rules, percentiles=percentiles), None
+        if spec.dual and problem.role in DUAL_ROLES:
+            grid, outliers = dual_grid(W[:, :k], bits=problem.w_bits, rules=spec.rules, percentiles=percentiles)
+        refine = refinement(spec)
+        W = quantize_columns(W, moments.G, moments.n_rows, grid, ridge, k=k, refine=refine, limit=spec.flips)
+        q, bias = quantize(W[:, :k], grid), W[:, k]
+        if spec.row_steps and outliers is None:  # steps count in one scale a row
+            q, bias = refine_rows(q, grid, wanted, moments.G, for_weights, spec.row_steps)
+        return Solution(q=q, grid=grid, bias=bias, outliers=outliers)
+
+
+METHOD = Erq()

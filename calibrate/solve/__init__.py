@@ -1,0 +1,1 @@
+"""One layer's integers: the equations of the paper, a file each."""

@@ -1,0 +1,1 @@
+"""Other people's runtimes, each imported in one file."""

@@ -1,0 +1,1 @@
+"""Number formats: each knows how values become codes and come back."""

@@ -1,0 +1,36 @@
+"""Tables of contents: a name leads to "module:attribute", resolved when asked for; a wrong name meets its neighbours."""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+from erq_export.contract.errors import SpecError
+
+METHODS: dict[str, str] = {
+    "erq": "erq_export.calibrate.methods.erq:METHOD",
+    "gptq": "erq_export.calibrate.methods.gptq:METHOD",
+    "repq": "erq_export.calibrate.methods.repq:METHOD",
+    "rtn": "erq_export.calibrate.methods.rtn:METHOD",
+}
+
+
+def nearest(name: str, known: Iterable[str], *, n: int = 3) -> list[str]:
+    """The known names that look most like `name`, best first."""
+    return difflib.get_close_matches(name, list(known), n=n, cutoff=0.5)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> SpecError:
+    """The error for a name that is not in the table: what is near it, or else everything there is."""
+    known = sorted(known)
+    close = nearest(name, known)
+    fix = f"did you mean {' or '.join(close)}?" if close else f"one of: {', '.join(known)}"
+    return SpecError(f"unknown {kind} {name!r}", fix=fix)
+
+
+def resolve(kind: str, name: str, table: dict[str, str]) -> Any:
+    """Import and return what `table[name]` = "module:attribute" points at. SpecError for a name not in it."""
+    if name not in table:
+        raise unknown(kind, name, table)
+    module, attribute = table[name].split(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,64 @@
+"""Where a model is quantized: layers and attention operands by module path, and the stages that data walks through."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+Role = Literal["patch", "qkv", "proj", "fc1", "fc2", "reduction", "head"]
+
+
+OperandRole = Literal["q", "k", "v", "softmax"]
+
+
+OPERANDS: tuple[OperandRole, ...] = ("q", "k", "v", "softmax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One quantized layer: an nn.Linear by its module path, and the LayerNorm that is its only source, if any."""
+
+    path: str
+    role: Role
+    norm: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperandSite:
+    """One operand of attention's two products: an `Operand` by its module path."""
+
+    path: str
+    role: OperandRole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A piece of the model that is run on its own: hidden state in, hidden state out."""
+
+    name: str
+    forward: Callable[[Tensor], Tensor]
+    sites: tuple[Site, ...]
+    operands: tuple[OperandSite, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionShape:
+    """What a fused kernel of one attention must cope with: `n_tokens` of `head_dim` channels a head.
+
+    `in_heads`: q and k are what they are only within heads (qk_norm), so they have no integers as (B, T, heads·d), where
+    a quantizer would keep the kernel fused; such an attention shows no operands.
+    """
+
+    path: str
+    n_tokens: int
+    head_dim: int
+    in_heads: bool = False
+
+
+def submodule(model: nn.Module, path: str, kind: type[nn.Module]) -> nn.Module:
+    """The module at `path`; TypeError if it is not a `kind` (a fault of the family file, not of the user)."""
+    module = model.get_submodule(path)
+    if not isinstance(module, kind):
+        raise TypeError(f"{path} is a {type(module).__name__}, expected {kind.__name__}")
+    return module

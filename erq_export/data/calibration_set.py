@@ -1,0 +1,57 @@
+"""The calibration set: which images, as one tensor, and what identifies them."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from erq_export.contract.errors import DataError
+from erq_export.contract.preprocess import Preprocess
+from erq_export.data.images import ImageSource, batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSet:
+    """pixels (n, 3, H, W) float32, preprocessed; the names and the sha256 of the pixels identify the set.
+
+    DataError for no image, and for pixels that are not finite.
+    """
+
+    pixels: Tensor
+    names: tuple[str, ...]
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not len(self.pixels):
+            raise DataError("the calibration set holds no image", fix="at least 1; the paper uses 32")
+        if not bool(torch.isfinite(self.pixels).all()):
+            raise DataError("the preprocessed calibration images hold NaN or infinity", fix="check --preprocess std")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"n_images": len(self.names), "names": list(self.names), "pixels_sha256": self.sha256}
+
+
+def check_enough(source: ImageSource, n: int) -> None:
+    """DataError when the source has fewer than n images."""
+    if len(source) < n:
+        raise DataError(
+            f"--calib {n} images were asked for, the data folder has {len(source)}",
+            fix=f"--calib {len(source)}, or a larger folder for --data",
+        )
+
+
+def calibration_set(source: ImageSource, preprocess: Preprocess, *, n: int, seed: int) -> CalibrationSet:
+    """n images drawn without replacement by a generator of their own; in drawn order, without labels.
+
+    DataError for too few images, a file that cannot be read, or pixels that are not finite.
+    """
+    check_enough(source, n)
+    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:n].tolist()
+    pixels = torch.cat(list(batches(source, preprocess, chosen, size=n)))
+    return CalibrationSet(
+        pixels=pixels,
+        names=tuple(source.name(i) for i in chosen),
+        sha256=hashlib.sha256(pixels.numpy().tobytes()).hexdigest(),
+    )

@@ -1,0 +1,27 @@
+"""Where the images of a run come from: the user's folders, or the digits that come with the demo model."""
+
+from pathlib import Path
+
+from erq_export.contract.errors import SpecError
+from erq_export.data.digits import Digits
+from erq_export.data.images import ImageFolder, ImageSource
+
+
+def calibration_source(model: str, data: Path | None) -> ImageSource:
+    """Images to calibrate from. SpecError where none were named; DataError where the folder has none."""
+    if data is not None:
+        return ImageFolder(data)
+    if model == "demo":
+        return Digits("train")
+    raise SpecError(
+        "no calibration images were named", fix="--data DIR, a folder of images like those the model will see"
+    )
+
+
+def validation_source(model: str, val: Path | None, class_map: Path | None) -> ImageSource | None:
+    """Labelled images to measure accuracy on, or None."""
+    if val is not None:
+        return ImageFolder(val, labelled=True, class_map=class_map)
+    if class_map is not None:
+        raise SpecError("--class-map without --val", fix="--val DIR with one folder per class")
+    return Digits("held_out") if model == "demo" else None

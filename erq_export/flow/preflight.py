@@ -1,0 +1,48 @@
+"""What can be refused before any work: the machine, the output folder. Imports neither torch nor onnx."""
+
+import tempfile
+from collections.abc import Iterable, Sequence
+
+from erq_export.contract.errors import SpecError
+from erq_export.contract.files import OutputFolder
+from erq_export.contract.spec import QuantSpec
+from erq_export.contract.targets import TARGETS, deployable, named
+
+
+def check(quant: QuantSpec, capabilities: Sequence[str], out: OutputFolder, *, overwrite: bool) -> None:
+    """Everything that needs no model and no image. MachineError, OutputError, SpecError."""
+    check_machine(quant.targets, capabilities)
+    check_solver(quant)
+    out.check(overwrite=overwrite)
+
+
+def buildable(quant: QuantSpec, asked: Sequence[str]) -> tuple[str, ...]:
+    """The targets among `asked`, or else among the run's own, that a graph can be written for from the run's bundle."""
+    if not deployable(quant.targets):
+        raise SpecError(
+            "the run was calibrated for reference alone: its grids need not fit any target",
+            fix="calibrate again, for example with --to onnx",
+        )
+    if not (targets := deployable(asked or quant.targets)):
+        raise SpecError("nothing can be built for reference", fix=f"--to {' or --to '.join(deployable(TARGETS))}")
+    return targets
+
+
+def check_solver(quant: QuantSpec) -> None:
+    """MachineError where the rounding asked for needs a mixed-integer solver and none can be run here."""
+    if quant.method == "erq" and quant.rounding == "mipq":
+        from erq_export.calibrate.published.solver import find_solver
+
+        with tempfile.TemporaryDirectory(prefix="mipq-") as folder:
+            find_solver(quant.mipq_seconds, folder)
+
+
+def check_machine(names: Iterable[str], capabilities: Sequence[str] = ()) -> None:
+    """MachineError where a target's engine cannot be built here: no package, or no GPU for one that needs it.
+    SpecError for a compute capability that the package does not build for."""
+    from erq_export.backends.tensorrt import require, targets
+
+    for target in [named(name) for name in names]:
+        if target.package is not None:
+            package = require(target.package)
+            targets(package, capabilities if target.ahead_of_time else ())

@@ -1,0 +1,199 @@
+"""The whole chain: calibrate → export → build → validate; the only file that uses all rooms."""
+
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any, cast
+
+import torch
+
+from erq_export import __version__
+from erq_export.backends.tensorrt import Package
+from erq_export.calibrate.budget import budget
+from erq_export.calibrate.loop import calibrate
+from erq_export.contract.bundle import Bundle, fingerprint
+from erq_export.contract.errors import MachineError
+from erq_export.contract.files import OutputFolder, staged, write_json, write_text
+from erq_export.contract.targets import deployable, named
+from erq_export.data.calibration_set import calibration_set, check_enough
+from erq_export.data.sources import calibration_source, validation_source
+from erq_export.exporters.onnx.write import lowered, marker_graph, save, save_manifest
+from erq_export.exporters.tensorrt import build as engine
+from erq_export.flow.job import Job
+from erq_export.flow.measure import Measured, measure, raise_gates
+from erq_export.flow.meter import Meter
+from erq_export.flow.ui import Ui
+from erq_export.models.limits import check_attention
+from erq_export.models.loading import load
+from erq_export.models.rebuild import attention_shapes
+from erq_export.validate.report.chart import draw
+from erq_export.validate.report.markdown import markdown
+
+
+@dataclass
+class Run:
+    """One run in progress: what was asked, where it goes, what it has cost so far."""
+
+    job: Job
+    ui: Ui
+    meter: Meter = field(default_factory=Meter)
+
+    @property
+    def out(self) -> OutputFolder:
+        return OutputFolder(self.job.out)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A stage that is shown, timed and metered; its cost is said when it ends well."""
+        with self.ui.stage(name), self.meter.stage(name):
+            yield
+        cost = self.meter.stages[-1]
+        self.ui.note(f"{name}: {cost.wall_s:.1f} s, peak memory {cost.peak_mib:.0f} MiB")
+
+
+def run(job: Job, ui: Ui, *, overwrite: bool = False) -> dict[str, Any]:
+    """Calibrate, export, build and validate; returns the report, which also lies in the output folder.
+
+    Every ErqError is raised before the work that it would waste, gates after the report is written.
+    """
+    it = Run(job, ui)
+    it.out.check(overwrite=overwrite)
+    images = calibration_source(job.model.name, job.data)
+    check_enough(images, job.quant.calib)
+    held_out = validation_source(job.model.name, job.val, job.class_map)
+    device = device_named(job.device)
+    with it.stage("load"):
+        loaded = load(job.model, seed=job.quant.seed)
+        if job.quant.attention != "fp16":
+            check_attention(loaded.family.attention(loaded.model), job.quant.targets, job.quant.attention)
+        data = calibration_set(images, loaded.identity.preprocess, n=job.quant.calib, seed=job.quant.seed)
+    ui.note(budget(loaded, job.quant).says())
+    with it.stage("calibrate"):
+        bundle = calibrate(loaded, data, job.quant, device=device, progress=ui.progress)
+        with staged(it.out.path) as folder:
+            OutputFolder(folder).bundle.mkdir()
+            bundle.save(OutputFolder(folder).bundle)
+            write_json(OutputFolder(folder).run, job.to_json())
+    del loaded
+    if targets := deployable(job.quant.targets):
+        export(it, bundle, targets)
+        build_engines(it, targets)
+    return conclude(it, bundle, measure(job, bundle, images, held_out, data.pixels, device, ui, it.stage))
+
+
+def build(job: Job, ui: Ui, *, targets: Sequence[str]) -> None:
+    """The graphs and engines of a finished calibration, again or for further targets.
+
+    SpecError where a target lacks the bundle's int8 attention, EngineError where a claim is broken.
+    """
+    it = Run(job, ui)
+    bundle = Bundle.load(it.out.bundle)
+    if bundle.operands:
+        check_attention(attention_shapes(bundle), targets)
+    export(it, bundle, targets)
+    records = build_engines(it, targets)
+    raise_gates(job, engine_problems=[p for r in records.values() for p in r["problems"]])
+
+
+def validate(job: Job, ui: Ui) -> dict[str, Any]:
+    """Measure a run again from its artifacts; returns and writes the report."""
+    it = Run(job, ui)
+    bundle = Bundle.load(it.out.bundle)
+    images = calibration_source(job.model.name, job.data)
+    held_out = validation_source(job.model.name, job.val, job.class_map)
+    data = calibration_set(images, bundle.identity.preprocess, n=job.quant.calib, seed=job.quant.seed)
+    device = device_named(job.device)
+    return conclude(it, bundle, measure(job, bundle, images, held_out, data.pixels, device, ui, it.stage))
+
+
+def export(it: Run, bundle: Bundle, targets: Sequence[str]) -> None:
+    """Trace once, lower for every target: OUT/<target>/model.onnx and manifest.json, complete or not there."""
+    identity, spec = bundle.identity, bundle.spec
+    description = {
+        "bundle_sha256": fingerprint(it.out.bundle),
+        "model": identity.timm_name,
+        "model_args": identity.model_args,
+        "weights": identity.weights,
+        "bits": str(spec.bits),
+        "attention": spec.attention,
+        "method": spec.method,
+        "preprocess": identity.preprocess.to_json(),
+    }
+    with it.stage("export"):
+        markers = marker_graph(bundle)
+        for i, target in enumerate(targets):
+            it.ui.progress(f"export {target}", i, len(targets))
+            graph, manifest = lowered(markers, named(target), description, pack=spec.pack)
+            with staged(it.out.target(target)) as folder:
+                save(graph, folder / "model.onnx")
+                save_manifest(manifest, folder / "manifest.json")
+
+
+def build_engines(it: Run, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """An engine for every target that has a package: OUT/<target>/engine. Returns their records."""
+    records = {}
+    for target in (named(name) for name in targets):
+        if target.package is None:
+            continue
+
+        def on_progress(phase: str, done: int, total: int) -> bool:
+            it.ui.progress(phase, done, total)
+            return True
+
+        with it.stage(f"build {target.name}"), staged(it.out.engine(target.name)) as folder:
+            records[target.name] = engine.build(
+                it.out.graph(target.name),
+                it.out.read_manifest(target.name),
+                folder,
+                package=cast(Package, target.package),
+                compute_capabilities=it.job.capability if target.ahead_of_time else (),
+                batch=it.job.batch,
+                on_progress=on_progress,
+            )
+    return records
+
+
+def conclude(it: Run, bundle: Bundle, measured: Measured) -> dict[str, Any]:
+    """Write report.json and report.md, then let the gates speak."""
+    packages = ("torch", "timm", "onnx", "onnxruntime-gpu")
+    description = {
+        "erq_export": __version__,
+        "bundle_sha256": fingerprint(it.out.bundle),
+        "model": asdict(bundle.identity) | {"preprocess": bundle.identity.preprocess.to_json()},
+        "quant": bundle.spec.to_json(),
+        "data": {k: v for k, v in bundle.data.items() if k != "names"},
+        "machine": {
+            "python": platform.python_version(),
+            "processor": measured.processor,
+            "threads": torch.get_num_threads(),
+            "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            **{name: version(name) for name in packages},
+        },
+        "stages": it.meter.to_json(),
+    }
+    report = measured.report(description, bundle)
+    write_json(it.out.report, report)
+    write_text(it.out.report.with_suffix(".md"), markdown(report))
+    draw(report, it.out.report.with_suffix(".svg"))
+    raise_gates(
+        it.job,
+        engine_problems=measured.engine_problems(),
+        parity_problems=measured.parity_problems(),
+        accuracy_problems=measured.accuracy_problems(),
+    )
+    return report
+
+
+def device_named(name: str) -> torch.device:
+    """auto: the GPU where there is one. MachineError for a GPU that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise MachineError(f"--device {name}: torch knows no such device", fix="--device cpu, or cuda") from e
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MachineError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs", fix="--device cpu")
+    return device

@@ -1,0 +1,99 @@
+"""How a run looks on a terminal, and line by line where there is none."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from erq_export.contract.files import OutputFolder
+from erq_export.validate.report.markdown import PRICE_HEAD, price_rows
+
+LINE_EVERY_S = 10.0
+LOG_WIDTH = 160
+
+
+class Terminal:
+    """Draws stages and progress: a bar on a terminal, a line now and then in a log."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = LOG_WIDTH
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._last = 0.0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        if not self.console.is_terminal:
+            self.console.print(f"{name} …")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            self._bar, self._task = bar, bar.add_task(name, total=None)
+            self._last = time.perf_counter()
+            try:
+                yield
+            finally:
+                self._bar = self._task = None
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=what, completed=done, total=total)
+        if not self.console.is_terminal and time.perf_counter() - self._last > LINE_EVERY_S:
+            self._last = time.perf_counter()
+            self.console.print(f"  {what} ({done} of {total})")
+
+    def note(self, text: str) -> None:
+        self.console.print(text)
+
+    def table(self, title: str, head: Sequence[str], body: Sequence[Sequence[Any]]) -> None:
+        """A table of plain cells."""
+        drawn = Table(title=title, title_justify="left")
+        for column in head:
+            drawn.add_column(column, no_wrap=True)
+        for row in body:
+            drawn.add_row(*(str(cell) for cell in row))
+        self.console.print(drawn)
+
+    def show(self, report: dict[str, Any], out: Path) -> None:
+        """The end of a run: the comparison, the sentences, and where everything lies."""
+        if report["comparison"]:
+            self.comparison(report)
+        if report.get("price"):
+            self.table("From the published scheme to what is deployed", PRICE_HEAD, price_rows(report["price"]))
+        for sentence in report["headline"]:
+            self.console.print(f"- {sentence}")
+        self.files(OutputFolder(out))
+
+    def comparison(self, report: dict[str, Any]) -> None:
+        """Top-1 of every setting: mean ± standard deviation over the seeds, and the range."""
+
+        def cell(figure: dict[str, Any]) -> str:
+            return f"{figure['mean']:.2f} ± {figure['std']:.2f} ({figure['min']:.2f}…{figure['max']:.2f})"
+
+        accuracy = report["accuracy"]
+        rows: list[list[Any]] = [["float32", "", "", f"{accuracy['top1']['float']:.2f}", "", ""]]
+        rows += [
+            [
+                row["bits"],
+                row["method"],
+                len(row["top1_reference"]["all"]),
+                cell(row["top1_reference"]),
+                cell(row["top1_onnx"]) if "top1_onnx" in row else "",
+                f"{row['agreement']['mean']:.2f}" if "agreement" in row else "",
+            ]
+            for row in report["comparison"]
+        ]
+        head = ["bits", "method", "seeds", "top-1 % fake-quant", "top-1 % ONNX Runtime", "same class %"]
+        self.table(f"Top-1 on {accuracy['n_images']} held-out images", head, rows)
+
+    def files(self, out: OutputFolder) -> None:
+        """Every file of a run with its size."""
+        self.console.print("files:")
+        for path in sorted(p for p in out.path.rglob("*") if p.is_file()):
+            self.console.print(f"  {path}  {path.stat().st_size / 2**10:.0f} KiB")

@@ -1,0 +1,46 @@
+"""From a bundle back to a model: the fake-quant reference that everything deployed is held against."""
+
+from torch import nn
+
+from erq_export.contract.bundle import Bundle
+from erq_export.contract.errors import DataError
+from erq_export.contract.quantized import install
+from erq_export.contract.registry import resolve
+from erq_export.contract.sites import AttentionShape
+from erq_export.models import FAMILIES
+from erq_export.models.family import Family
+from erq_export.models.names import architecture
+
+
+def reference_model(bundle: Bundle) -> nn.Module:
+    """The fake-quant model in evaluation mode: the bundle's integers, float32 arithmetic.
+
+    DataError where the float leftovers do not fit the architecture that the bundle names.
+    """
+    model = _prepared(bundle)
+    for path, part in (bundle.layers | bundle.operands).items():
+        install(model, path, part)
+    missing, surplus = model.load_state_dict(bundle.leftovers, strict=False)
+    own = {
+        f"{path}.{name}"
+        for path, layer in bundle.layers.items()
+        for name in ("weight_q", "weight_scale", "bias", *(() if layer.act is None else ("act_scale",)))
+    }
+    own |= {f"{path}.scale" for path in bundle.operands}
+    if surplus or set(missing) != own:
+        raise DataError("the bundle's float weights do not fit its architecture", fix="calibrate again")
+    return model.eval()
+
+
+def attention_shapes(bundle: Bundle) -> tuple[AttentionShape, ...]:
+    """What a target's integer attention must cope with."""
+    return _family(bundle).attention(_prepared(bundle))
+
+
+def _family(bundle: Bundle) -> Family:
+    family: Family = resolve("family", bundle.identity.family, FAMILIES)
+    return family
+
+
+def _prepared(bundle: Bundle) -> nn.Module:
+    return _family(bundle).prepare(architecture(bundle.identity.timm_name, bundle.identity.model_args))

@@ -1,0 +1,1 @@
+"""From markers to a Q/DQ graph."""

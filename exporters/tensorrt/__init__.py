@@ -1,0 +1,1 @@
+"""From a graph to an engine, and what the builder says it compiled."""

@@ -1,0 +1,91 @@
+"""A graph above protobuf's limit lies in two files; everything that reads graphs reads both."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from tiny_vit import TINY_LAYERS, random_images
+
+from erq_export.backends.tensorrt import available, build_engine
+from erq_export.contract.bundle import Bundle
+from erq_export.contract.files import OutputFolder, staged
+from erq_export.contract.targets import TARGETS
+from erq_export.exporters.onnx import write
+from erq_export.exporters.onnx.write import lowered, marker_graph, save, save_manifest
+from erq_export.exporters.tensorrt import build as engine
+from erq_export.exporters.tensorrt.plan import compiled, summarize
+from erq_export.models.rebuild import reference_model
+from erq_export.validate.parity.check import check_parity
+from erq_export.validate.runners import OnnxRuntimeRunner
+
+NAMES = ("onnx", "tensorrt-rtx")
+
+
+@pytest.fixture(scope="module")
+def out(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> OutputFolder:
+    """OUT/<target> as the pipeline writes it, once with the real limit (`one`) and once with a tiny one (`two`)."""
+    folder, markers = tmp_path_factory.mktemp("external"), marker_graph(bundle)
+    for name, limit in (("one", write.LARGEST_FILE), ("two", 1000)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(write, "LARGEST_FILE", limit)
+            for target in NAMES:
+                graph, manifest = lowered(markers, TARGETS[target], {})
+                with staged(folder / name / target) as staging:
+                    save(graph, staging / "model.onnx")
+                    save_manifest(manifest, staging / "manifest.json")
+    return OutputFolder(folder)
+
+
+@pytest.mark.parametrize("target", NAMES)
+def test_the_tensors_lie_beside_the_graph_and_the_folder_is_whole(out: OutputFolder, target: str) -> None:
+    one, two = (OutputFolder(out.path / name) for name in ("one", "two"))
+    assert sorted(p.name for p in one.target(target).iterdir()) == ["manifest.json", "model.onnx"]
+    assert sorted(p.name for p in two.target(target).iterdir()) == ["manifest.json", "model.onnx", "model.onnx.data"]
+    assert one.read_manifest(target) == two.read_manifest(target)
+    onnx.checker.check_model(str(two.graph(target)), full_check=True)
+    locations = {
+        entry.value
+        for tensor in onnx.load(two.graph(target), load_external_data=False).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    assert locations == {"model.onnx.data"}  # beside it, wherever the folder is moved
+    weights = two.read_manifest(target)["bytes"]["int8"]
+    assert two.graph(target).stat().st_size < one.graph(target).stat().st_size - weights / 2
+
+
+@pytest.mark.parametrize("target", NAMES)
+def test_both_give_the_same_logits_and_pass_parity(out: OutputFolder, bundle: Bundle, target: str) -> None:
+    one, two = (OutputFolder(out.path / name) for name in ("one", "two"))
+    pixels = random_images(2, seed=4).pixels
+    assert torch.equal(*(OnnxRuntimeRunner(o.graph(target), threads=1).logits(pixels) for o in (one, two)))
+    manifest = two.read_manifest(target)
+    report = check_parity(reference_model(bundle), two.graph(target), manifest, bundle.layers, pixels, draws=1)
+    assert report.problems() == []
+    assert report.weights.n_layers == len(TINY_LAYERS)
+
+
+@pytest.mark.skipif(available("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+def test_an_engine_is_built_from_both(out: OutputFolder, tmp_path: Path) -> None:
+    two = OutputFolder(out.path / "two")
+    record = engine.build(
+        two.graph("tensorrt-rtx"),
+        two.read_manifest("tensorrt-rtx"),
+        tmp_path,
+        package="tensorrt_rtx",
+        compute_capabilities=("8.9",),
+        batch=(1, 2, 4),
+        on_progress=None,
+    )
+    assert record["problems"] == []
+    assert json.loads((tmp_path / "engine.json").read_text()) == record
+    one = build_engine(
+        OutputFolder(out.path / "one").graph("tensorrt-rtx"),
+        package="tensorrt_rtx",
+        compute_capabilities=("8.9",),
+        batch=(1, 2, 4),
+    )
+    assert summarize(compiled(one)).int8_gemm == record["plan"]["int8_gemm"] == len(TINY_LAYERS)
+    assert abs(len(one.blob) - record["bytes"]) < 4096  # the weights are in it

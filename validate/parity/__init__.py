@@ -1,0 +1,1 @@
+"""Does the deployed model compute what was calibrated: from single integers to whole logits."""

@@ -1,0 +1,78 @@
+"""The integers in the file are the bundle's, and nothing of the float weights is left beside them.
+
+Letters:  W (n, k) a layer's weight;  the file holds it as (k, n)
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from erq_export.contract.manifest import LoweredSite
+from erq_export.contract.quantized import QuantizedLayer
+
+from .pieces import FLOATS, array_of
+
+# Two unrelated tensors of one size are at a relative distance of 1 or more, a weight and the same weight rounded to
+# 4 bits at about 0.1: so the float weight is found too, not only its dequantized copy.
+COPY = 0.5
+INTEGERS = (ir.DataType.INT8, ir.DataType.INT4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightParity:
+    """`different`: how many integers of a layer differ, all where type or shape do; `float_copies`: tensor → layer."""
+
+    n_layers: int
+    n_integers: int
+    different: dict[str, int]
+    missing: tuple[str, ...]  # layers of the bundle that the file does not have
+    float_copies: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def problems(self) -> list[str]:
+        return [
+            *(f"{path}: the bundle has this layer, the file has no integers for it" for path in self.missing),
+            *(f"{path}: {n} weight integers in the file are not the bundle's" for path, n in self.different.items()),
+            *(f"{path}: the file holds its weight in float too, as {name}" for name, path in self.float_copies.items()),
+        ]
+
+
+def check_weights(
+    graph: ir.Graph, claimed: Mapping[str, LoweredSite], layers: Mapping[str, QuantizedLayer]
+) -> WeightParity:
+    """Compare every claimed initializer with the bundle's layer; search the float ones for copies of a weight."""
+    held = {path: graph.initializers.get(claimed[path].weight) for path in layers if path in claimed}
+    found = {path: value for path, value in held.items() if value is not None}
+    different = {path: _different(value, layers[path]) for path, value in found.items()}
+    floats = {name: array_of(value) for name, value in graph.initializers.items() if value.dtype in FLOATS}
+    return WeightParity(
+        n_layers=len(layers),
+        n_integers=sum(layer.weight_q.numel() for layer in layers.values()),
+        different={path: n for path, n in different.items() if n},
+        missing=tuple(path for path in layers if path not in found),
+        float_copies={
+            name: path
+            for name, array in floats.items()
+            for path, layer in layers.items()
+            if array.size == layer.weight_q.numel() and _is_copy(array, layer.weight.numpy())
+        },
+    )
+
+
+def _different(value: ir.Value, layer: QuantizedLayer) -> int:
+    want, file = layer.weight_q.numpy().T, array_of(value)  # (k, n)
+    if value.dtype not in INTEGERS or file.shape != want.shape:
+        return int(want.size)
+    return int(np.count_nonzero(file.astype(np.int8) != want))
+
+
+def _is_copy(tensor: NDArray[np.generic], W: NDArray[np.float32]) -> bool:
+    """Is ‖T − W‖ ≤ ‖W‖/2 for the tensor T read as (n, k) or as (k, n)?"""
+    flat = tensor.astype(np.float32).reshape(-1)
+    return any(np.linalg.norm(flat - w.reshape(-1)) <= COPY * np.linalg.norm(w) for w in (W, W.T) if w.any())

@@ -1,0 +1,1 @@
+"""The report in words, tables and a picture."""
