@@ -66,6 +66,13 @@ def test_every_heading_that_a_page_points_to_on_itself_exists(page: str) -> None
     assert pointed - headings(path) == set()
 
 
+@pytest.mark.parametrize("page", ["method.md", "backends.md"])
+def test_every_file_that_a_page_names_without_its_folder_exists(page: str, files: dict[str, str]) -> None:
+    named = set(re.findall(r"`(\w+\.py)`", (ROOT / "docs" / page).read_text(encoding="utf-8")))
+    assert named
+    assert named - {Path(name).name for name in files} == set()
+
+
 def test_nothing_cites_notes_that_the_repository_does_not_hold(files: dict[str, str]) -> None:
     assert {name: found for name, text in files.items() if (found := ELSEWHERE.findall(text))} == {}
 
