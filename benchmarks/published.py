@@ -1,6 +1,6 @@
 """ImageNet top-1 as published, and as a table beside ours.
 
-Rows of the extended paper's table, and what is known of the ICML one (erq.md 16.1).
+Rows of the extended paper's table, and what is known of the ICML one (docs/method.md, "Published results").
 """
 
 import statistics

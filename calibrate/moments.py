@@ -2,7 +2,8 @@
 
 Letters:  x (k,) float input;  x̂ (k,) the same input quantized;  x̃ = [x̂; 1] where the layer has a bias
           G = Σ x̃ x̃ᵀ (K, K)    D = Σ (x − x̂) x̃ᵀ (k, K)    C = Σ (x − x̂)(x − x̂)ᵀ (k, k)    N rows;  K = k + 1 or k
-Sums, never means: the ridge of the paper's code is added to the sum (erq.md P1), and halves add up to the whole.
+Sums, never means: the ridge of the paper's code is added to the sum (docs/method.md, "Moments"), and halves add up to
+the whole.
 """
 
 from collections.abc import Sequence

@@ -45,7 +45,7 @@ def fold(
     into [0, 2^b − 1] so that the codes fit every container; 2^(b−1) where 8 bits must be centred on 0.
     `mean_zero` keeps the mean as the published code does: no integer, so codes saturate between integers and the
     per-channel quantizer is matched in their middle alone.
-    Shapes in and out are those of the letters; computed in float64. Source: RepQ-ViT; erq.md section 5, P2.
+    Shapes in and out are those of the letters; computed in float64. Source: RepQ-ViT; docs/method.md, "LayerNorm fold".
     """
     s, z = per_channel.scale.double(), -per_channel.qmin.double()
     common_s = s.mean().float()

@@ -22,8 +22,8 @@ from .method import Problem, Solution
 
 
 def ridges(role: Role, λ: float, λ_head: float | None = None) -> tuple[float, float]:
-    """(Aqer, Wqer): what is added to the diagonal of the summed Gram matrix (erq.md 7.3, 8.2, behaviour of the authors'
-    code): 0.1 λ; the patch embedding λ; the head, whose N rows are fewer than its columns, 0.1 λ_head in Aqer.
+    """(Aqer, Wqer): what is added to the diagonal of the summed Gram matrix (docs/method.md, "Ridge", behaviour of the
+    authors' code): 0.1 λ; the patch embedding λ; the head, whose N rows are fewer than its columns, 0.1 λ_head in Aqer.
 
     The published λ_head is 1. It lets the head learn its 32 rows by heart; with λ_head = λ, the default, the logits of
     images it has not seen are closer to the float model's (docs/beyond-the-paper.md).

@@ -4,7 +4,8 @@ from .rtn import RoundToNearest
 
 
 class RepQ(RoundToNearest):
-    """Round to nearest on the reparameterised model (erq.md sections 2.2 and 5); no weight learns what its inputs lost."""
+    """Round to nearest on the reparameterised model (docs/method.md, "Range search" and "LayerNorm fold"); no weight
+    learns what its inputs lost."""
 
     name = "repq"
     reparameterize = True

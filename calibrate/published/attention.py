@@ -38,14 +38,14 @@ class LogSearch:
         self.errors = [a + b for a, b in zip(self.errors, sums, strict=True)] if self.errors else sums
 
     def best(self) -> LogGrid:
-        """The candidate of least squared error, the first on ties (erq.md 2.3)."""
+        """The candidate of least squared error, the first on ties (docs/method.md, "Logarithmic softmax")."""
         return self.candidates[int(torch.stack(self.errors).argmin())]
 
 
 def published_operands(
     model: nn.Module, stage: Stage, hidden: Sequence[Tensor], spec: QuantSpec
 ) -> dict[str, QuantizedOperand]:
-    """All four operands of the stage at the activations' bits, by path (erq.md section 3).
+    """All four operands of the stage at the activations' bits, by path (docs/method.md, "What is quantized").
 
     Two passes over the float stage: exact percentiles from streamed tails, then the error of each candidate. q is seen
     after the logits' scale, which is folded into qkv: its grid scales with it, so its codes are the published ones.

@@ -22,7 +22,8 @@ LARGEST_QUANTILE = 2**23  # entries; torch.quantile refuses twice as many
 
 
 def outlier_columns(W: Tensor) -> Tensor:
-    """C, ascending (m,): the n // 20 columns that are most often beyond τ, fewer if fewer ever are (erq.md 13.2).
+    """C, ascending (m,): the n // 20 columns that are most often beyond τ, fewer if fewer ever are
+    (docs/method.md, "Dual uniform quantization").
 
     τ₊ is the 99th percentile of a row's positive entries, τ₋ the 1st of its negative ones; a row that has none marks none
     on that side. Columns marked equally often come in their natural order; one column at least stays outside C.

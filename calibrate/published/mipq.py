@@ -61,8 +61,8 @@ def block_program(w: Exact, down: Exact, up: Exact, bits: Bits, S: Sequence[Exac
     With d_B = a + c∘t and the push of the fixed columns p_j = Σ_{i∉B} d_i S_ij, what of d M dᵀ depends on B is
         Σ_j d_j p_j + ½ Σ_ij d_i d_j S_ij  =  Σ_j a_j p_j + ½ Σ_ij a_i a_j S_ij                 constant
             + Σ_j [c_j (p_j + Σ_i a_i S_ij) + ½ c_j² S_jj] t_j + Σ_{i<j} c_i c_j S_ij t_i t_j      since t_j² = t_j
-    (erq.md section 10; 2M is S, which an M whose two triangles were rounded apart cannot bend.) Over a whole row the
-    objective is the row's loss.
+    (docs/method.md, "MIPQ"; 2M is S, which an M whose two triangles were rounded apart cannot bend.) Over a whole row
+    the objective is the row's loss.
     """
     fixed = [(i, (up[i] if t else down[i]) - w[i]) for i, t in enumerate(bits) if i not in B]
     a, c = [down[j] - w[j] for j in B], [up[j] - down[j] for j in B]
@@ -82,7 +82,7 @@ def solve(program: Program, start: Bits, solver: Any) -> Answer:
     """The best rounding the solver finds in its time limit, or `start` where that is as good: never worse, exactly.
 
     pulp's `status` says "Optimal" after a time-out as well; `sol_status` tells the two apart, and values without a
-    solution are those of a relaxation (erq.md section 10).
+    solution are those of a relaxation (docs/method.md, "MIPQ").
     """
     kept = program.objective(start)
     if not program.pairs:  # every entry for itself
@@ -112,7 +112,7 @@ def linearised(program: Program) -> tuple[Any, list[Any]]:
     """The program for a linear solver, and its variables t: y_ij stands for t_i t_j, continuous in [0, 1].
 
     Minimisation presses y_ij to its lower end where its coefficient is positive, so y_ij ≥ t_i + t_j − 1 is all it
-    needs, and to its upper end where negative: y_ij ≤ t_i, y_ij ≤ t_j (erq.md section 10).
+    needs, and to its upper end where negative: y_ij ≤ t_i, y_ij ≤ t_j (docs/method.md, "MIPQ").
     """
     coefficients = [abs(x) for x in (*program.linear, *program.pairs.values())]
     scale = Fraction(LARGEST) / max(coefficients)
@@ -135,8 +135,8 @@ def mipq(W: Tensor, grid: Grid, M: Tensor, limit: int, *, columns: int, seconds:
 
     One sweep of block coordinate descent on the exact program: a block sees the row's other columns at their current
     choice. So a row of one block ends at its optimum, a wider row at or below the start, both in exact arithmetic.
-    Bounded by n·⌈h/columns⌉ programs of `seconds` each: hours for a model of any size (erq.md section 10: 130 of them).
-    A program that runs out of time depends on the machine's load; the others give the same bits every time.
+    Bounded by n·⌈h/columns⌉ programs of `seconds` each: hours for a model of any size (docs/method.md, "MIPQ": 130 of
+    them). A program that runs out of time depends on the machine's load; the others give the same bits every time.
     """
     down, up, _ = neighbours(W, grid)
     bits: list[Bits] = [tuple(row) for row in (flip(W, grid, M, limit) == up).tolist()]

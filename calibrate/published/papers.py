@@ -7,7 +7,7 @@ from typing import Any
 from erq_export.contract.registry import unknown
 from erq_export.contract.spec import QuantSpec
 
-# erq.md sections 3, 5 to 9, 13, 15. λ, T and the number of images are the defaults of every run.
+# Source: docs/method.md, "The two published versions". λ, T and the number of images are the defaults of every run.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "icml": {
         "attention": "paper",

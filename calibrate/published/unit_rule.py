@@ -3,7 +3,7 @@
 Letters:  W (n, h) weights of the columns being quantized;  d (n, h) = rounded − W;  M (h, h) second moment of their inputs
           g = 2 d M (n, h) the gradient of the loss d M dᵀ
 For comparison with published figures. Its step has weight units although a gradient has not: how many weights it flips
-depends on the scale of the inputs, and small inputs make it idle (erq.md 9.3).
+depends on the scale of the inputs, and small inputs make it idle (docs/method.md, "Unit rule").
 """
 
 import torch

@@ -3,7 +3,8 @@
 Letters:  W (n, h) weights of the columns being quantized;  d (n, h) = rounded − W;  M (h, h) second moment of their inputs
           c (n, h) the change of d when that entry takes its other neighbour;  g = d M (n, h);
           q (n, h) = c² M_jj
-The loss of a row is d M dᵀ = E[(d x̂)²]. Flipping entry j changes it by exactly 2 c_j g_j + c_j² M_jj (erq.md section 9).
+The loss of a row is d M dᵀ = E[(d x̂)²]. Flipping entry j changes it by exactly 2 c_j g_j + c_j² M_jj
+(docs/method.md, "Rounding refinement").
 """
 
 from collections.abc import Callable
@@ -31,7 +32,8 @@ def neighbours(W: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
 def flip(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:
     """Each row flips the entry of best exact gain until none helps, at most `limit` times: returns rounded W (n, h).
 
-    Goes beyond the paper (erq.md P3): the gain is exact and decides alone. The loss never rises.
+    Goes beyond the paper (docs/method.md, "Rounding refinement"): the gain is exact and decides alone. The loss never
+    rises.
     """
 
     down, up, is_up = neighbours(W, grid)
@@ -51,7 +53,8 @@ def _best_gain(c: Tensor, g: Tensor, q: Tensor, _d: Tensor) -> tuple[Tensor, Ten
 
 def paper(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:
     """The published rule with k = 1: flip where the gradient 2 d M is largest among entries of the same sign as their
-    error; stop a row at its first flip that does not help. Returns rounded W (n, h). Source: erq.md section 9.2."""
+    error; stop a row at its first flip that does not help. Returns rounded W (n, h). Source:
+    docs/method.md, "Published rounding rule"."""
 
     down, up, is_up = neighbours(W, grid)
     d, c, g = _start(W, down, up, is_up, M)

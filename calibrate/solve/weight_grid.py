@@ -39,7 +39,8 @@ def weight_grid(W: Tensor, *, bits: int, rules: GridRules, percentiles: Sequence
     The rows are sorted once; each percentile is then a lookup. Below 8 bits grids are asymmetric and hold 0, so that
     their codes fit int8 with zero point 0; at 8 bits only symmetric ones do, and so it is with 4 bits in INT4 (3 bits
     always fit it: a grid of 8 codes that holds 0 lies within [−7, 7]). Without a container any range will do, and its step
-    is only kept above what float32 can count up to. Source: erq.md 2.1, 2.2; qdq.md 3.
+    is only kept above what float32 can count up to. Source:
+    docs/method.md, "Range search"; docs/backends.md, "Containers".
     """
     symmetric = (bits == 8 and rules.holds_zero) or (bits == 4 and rules.int4_weights)
     make = partial(symmetric_grid if symmetric else asymmetric_grid, bits=bits)

@@ -17,7 +17,8 @@ from .rows import by_rows
 
 
 def halves(n_columns: int) -> Iterator[tuple[slice, slice]]:
-    """(S, R) of every round: S is the first half, rounded down, of what is left, in natural order (erq.md 8.1).
+    """(S, R) of every round: S is the first half, rounded down, of what is left, in natural order
+    (docs/method.md, "Wqer").
 
     385 columns → |S| = 192, 96, 48, 24, 12, 6, 3, 2, 1; the last column is never in S.
     """

@@ -18,7 +18,7 @@ def processor(cpuinfo: Path = CPUINFO) -> str:
 
 def sums_may_saturate(cpuinfo: Path = CPUINFO) -> bool:
     """Whether ONNX Runtime may add pairs of uint8 · int8 products in 16 bits here: an x64 CPU without VNNI or AMX, and
-    every CPU whose flags are not known. Source: qdq.md 9.3."""
+    every CPU whose flags are not known. Source: docs/backends.md, "ONNX Runtime and VNNI"."""
     return not any(flag in _flags(_first_core(cpuinfo)) for flag in SUMS_OF_32_BITS)
 
 

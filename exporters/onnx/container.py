@@ -5,7 +5,8 @@ Letters:  x (…) float;  s its scale, qmin … qmax its grid;  x̂ = s · clamp
     "float":  Clip(s·qmin, s·qmax) → Q(s) → DQ(s)
     "codes":  Q(s) → Clip(qmin, qmax) → DQ(s)      behind int8 attention, whose TensorRT kernel ends in the quantizer
     "none":   Q(s) → DQ(s)                         where no x can leave the grid
-A Clip stands only where the designed grid is narrower than the container (qdq.md 2.2, 3.1, 3.3).
+A Clip stands only where the designed grid is narrower than the container
+(docs/backends.md, "Containers" and "Narrowing").
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,8 @@ Letters:  x (…, k) input;  s its scale, qmin … qmax its grid;  q (k, n) inte
 
     channel:  Clip → Q(s) → DQ(s) → MatMul(DQ(q, s_w, axis 1)) → Add(b)                        ONNX Runtime
     scalar:   Clip → Q(s) → DQ(s) → MatMul(DQ(q, s₀)) → Mul(r) → Add(b)                        TensorRT
-How x is quantized is `container`'s to know, q, k, v and the softmax `operands`' (form of the weights: qdq.md 6).
+How x is quantized is `container`'s to know, q, k, v and the softmax `operands`' (form of the weights:
+docs/backends.md, "Weight forms").
 """
 
 import numpy as np

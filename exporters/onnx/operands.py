@@ -2,7 +2,7 @@
 
 q, k and v stand as (B, T, h·d), before they are cut into heads: there TensorRT fuses the whole attention, and ONNX
 Runtime moves the integers. The softmax never gets a Clip that it does not need, and none at all where it costs the fused
-kernel: calibration then lets the grid reach 1 (qdq.md 3.3, 4.1).
+kernel: calibration then lets the grid reach 1 (docs/backends.md, "Narrowing" and "Attention").
 """
 
 import numpy as np

@@ -39,7 +39,8 @@ def test_the_gradient_vanishes(seed: int, ridge: float) -> None:
 @pytest.mark.parametrize("ridge", LAMBDAS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_three_forms_give_one_shift(seed: int, ridge: float) -> None:
-    """Ours (moments), the code's (regression of the residual), the paper's (means, λ/N): erq.md section 11."""
+    """Ours (moments), the code's (regression of the residual), the paper's (means, λ/N):
+    docs/method.md, "Aqer" and "Ridge"."""
     rows = layer_rows(seed=seed)
     n, X_tilde, eye = len(rows.X), rows.X_tilde, torch.eye(rows.W.shape[1], dtype=torch.float64)
     gram = X_tilde.T @ X_tilde

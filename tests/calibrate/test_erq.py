@@ -45,7 +45,8 @@ def read_aloud(rows: Rows, for_inputs: float, for_weights: float, refinement: st
 
 
 def test_the_ridge_of_each_role() -> None:
-    """erq.md 7.3 and 8.2: 0.1 λ on sums; λ at the patch embedding; published, 0.1 for the head's Aqer, not for its Wqer."""
+    """docs/method.md, "Ridge": 0.1 λ on sums; λ at the patch embedding; published, 0.1 for the head's Aqer, not for its
+    Wqer."""
     expected: dict[Role, tuple[float, float]] = {"patch": (1e4, 1e4), "head": (0.1, 1e3)}
     for role in ROLES:
         assert ridges(role, 1e4, 1.0) == expected.get(role, (1e3, 1e3))

@@ -183,7 +183,8 @@ def test_independent_inputs_are_best_rounded_to_nearest() -> None:
 
 
 def test_an_equal_loss_is_a_success_for_the_paper_and_no_gain_for_us() -> None:
-    """Half a step from both neighbours: the published rule goes to and fro until its limit (erq.md 9.2)."""
+    """Half a step from both neighbours: the published rule goes to and fro until its limit
+    (docs/method.md, "Published rounding rule")."""
     one = torch.ones(1, 1)
     grid = Grid(scale=one, qmin=-4 * one, qmax=3 * one)
     W, M = torch.tensor([[0.5]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)

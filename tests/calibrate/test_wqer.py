@@ -44,7 +44,7 @@ def weight_error(rows: Rows, W: Tensor) -> Tensor:
 
 
 def test_split_sizes() -> None:
-    """As listed in erq.md 8.1, for 384 inputs with and without a bias column."""
+    """As listed in docs/method.md, "Wqer", for 384 inputs with and without a bias column."""
     with_bias = [(192, 193), (96, 97), (48, 49), (24, 25), (12, 13), (6, 7), (3, 4), (2, 2), (1, 1)]
     without = [(192, 192), (96, 96), (48, 48), (24, 24), (12, 12), (6, 6), (3, 3), (1, 2), (1, 1)]
     for n_columns, sizes in ((385, with_bias), (384, without)):

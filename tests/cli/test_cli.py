@@ -44,7 +44,8 @@ def test_help_is_quick_and_loads_neither_torch_nor_onnx() -> None:
     assert "MODEL --bits w4a4 --to TARGET" in said
 
 
-# λ, T and images of the paper's set-up (erq.md 15) and the crops of its evaluation (erq.md 4), typed a second time here.
+# λ, T and images of the paper's set-up (docs/method.md, "Hyper-parameters") and the crops of its evaluation
+# (docs/method.md, "Data and checkpoints"), typed a second time here.
 IN_THE_PAPER = {
     **dict.fromkeys(("vit_s", "vit_b", "swin_s", "swin_b"), (10000.0, 100, 32, 0.9)),
     **dict.fromkeys(("deit_s", "deit_b"), (10000.0, 100, 32, 0.875)),

@@ -18,7 +18,7 @@ def grid(delta: float = 1.0, bits: int = 4) -> LogGrid:
 
 
 def literal(p: float, delta: float, bits: int) -> float:
-    """erq.md 2.3, one number at a time in double precision."""
+    """docs/method.md, "Logarithmic softmax", one number at a time in double precision."""
     if p == 0:
         return 0.0
     k = round(-2 * math.log2(p / delta))

@@ -126,7 +126,7 @@ def test_the_manifest_claims_every_attention_and_lists_every_operand(case: Case,
 
 @pytest.mark.parametrize("target", GRAPHS)
 def test_a_clip_stands_where_the_grid_is_narrower_and_never_behind_the_softmax(case: Case, target: str) -> None:
-    """In front of the quantizer; behind int8 attention, on TensorRT, behind it (qdq.md 2.2)."""
+    """In front of the quantizer; behind int8 attention, on TensorRT, behind it (docs/backends.md, "Narrowing")."""
     graph = onnx.load(case.files[target]).graph
     made_by = {out: node for node in graph.node for out in node.output}
     clips = {node.name: made_by.get(node.input[0]) for node in graph.node if node.op_type == "Clip"}
@@ -387,7 +387,8 @@ def test_tensorrt_fuses_every_attention_in_float16(name: str, tmp_path: Path) ->
 
 @needs_rtx
 def test_a_lost_attention_is_told_block_by_block(vit4: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A float Clip in front of proj, as it stands everywhere else, costs TensorRT the fused kernel (qdq.md 2.2)."""
+    """A float Clip in front of proj, as it stands everywhere else, costs TensorRT the fused kernel
+    (docs/backends.md, "Narrowing")."""
     monkeypatch.setattr(qdq, "follows_int8_attention", lambda _marker: False)
     graph, manifest = lowered(vit4.markers, TARGETS["tensorrt-rtx"], {})
     save(graph, tmp_path / "model.onnx")

@@ -49,7 +49,8 @@ def test_a_constant_row_keeps_codes_that_float32_can_count() -> None:
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_the_mean_zero_point_is_the_published_quantizer(bits: int) -> None:
-    """code = clip(round(x/s) + z, 0, 2^b − 1), x̂ = (code − z) s with z̃ = mean z (erq.md 2.1 and 5), in float64.
+    """code = clip(round(x/s) + z, 0, 2^b − 1), x̂ = (code − z) s with z̃ = mean z
+    (docs/method.md, "Uniform grids" and "LayerNorm fold"), in float64.
 
     1e-5 of the largest value: grids are float32. The pair's float function stays what it was.
     """

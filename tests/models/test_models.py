@@ -42,7 +42,7 @@ def test_a_wrong_name_meets_its_neighbours(name: str, near: str) -> None:
 
 
 def test_the_papers_names_lead_to_the_papers_weights() -> None:
-    """erq.md section 4: timm's bare names resolve to other tags since 0.9."""
+    """docs/method.md, "Data and checkpoints": timm's bare names resolve to other tags since 0.9."""
     assert alias_of("vit_s").timm_name == "vit_small_patch16_224.augreg_in21k_ft_in1k"
     assert alias_of("deit_t").timm_name == "deit_tiny_patch16_224.fb_in1k"
     assert alias_of("deit_s").preprocess == {"crop_pct": 0.875}

@@ -1,7 +1,8 @@
 """Does the exported file compute what was calibrated: its integers, each of its layers, the whole of it.
 
-Equality is claimed where it holds (qdq.md 13): weights, codes and integer sums are equal; a layer's output and the
-float operators between layers are equal up to rounding; the whole model up to the reference's own noise floor.
+Equality is claimed where it holds (docs/backends.md, "Parity"): weights, codes and integer sums are equal; a layer's
+output and the float operators between layers are equal up to rounding; the whole model up to the reference's own noise
+floor.
 """
 
 from collections.abc import Callable, Mapping

@@ -94,7 +94,8 @@ class LayerParity:
 
 @torch.no_grad()
 def check_layer(graph: ir.Graph, claim: LoweredSite, layer: QuantLinear, x: Tensor) -> LayerParity:
-    """Levels 1 and 2 of qdq.md 13 for one layer of the file, on the CPU: codes, integer accumulators, output."""
+    """Levels 1 and 2 of docs/backends.md, "Parity" for one layer of the file, on the CPU: codes, integer accumulators,
+    output."""
     return LayerParity(
         path=claim.path,
         codes=check_codes(graph, claim, layer.grid, x),

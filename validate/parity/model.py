@@ -5,8 +5,8 @@ Letters:  x pixels, y = f(x) logits of the reference f;  e size of the perturbat
           floor = median over draws of ‖f_e(x) − y‖ / ‖y‖
 
 A quantizer turns a difference in the last digit into a whole step wherever a value lies on a step's edge, so two
-correct implementations differ by far more than rounding (qdq.md, finding 8). What can be asked is that they do not
-differ by much more than the reference does from itself.
+correct implementations differ by far more than rounding (docs/backends.md, "Parity"). What can be asked is that they do
+not differ by much more than the reference does from itself.
 
 Noise on the pixels alone would not do: the first layer's quantizer swallows it where pixels lie away from its edges, as
 those of 8-bit images do, and the floor would be 0. Rounding happens before every layer, so the noise goes there.
@@ -95,7 +95,7 @@ def noise_floor(
     """Median over `draws` seeded perturbations of the reference, whose undisturbed `logits` are given.
 
     e grows tenfold, to at most 1e-2, until the median is above 0: with too small an e no code crosses an edge and the
-    floor says nothing (qdq.md, trap 18).
+    floor says nothing (docs/backends.md, "Parity").
     """
     runner = _runner(reference)
 
@@ -122,7 +122,8 @@ def check_model(
     factor: float = FACTOR,
     seed: int = 0,
 ) -> ModelParity:
-    """Level 3 of qdq.md 13: the runner's logits against the reference's, with the reference's own noise floor."""
+    """Level 3 of docs/backends.md, "Parity": the runner's logits against the reference's, with the reference's own
+    noise floor."""
     want, got = _runner(reference).logits(pixels), runner.logits(pixels)  # (B, n)
     return ModelParity(
         runner=runner.name,

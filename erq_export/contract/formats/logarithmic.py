@@ -1,7 +1,8 @@
 """The logarithmic grid of probabilities: powers of 1/√2, and the only code that rounds to them.
 
 Letters:  p ≥ 0 values;  δ the largest point;  k code;  b bits
-Points are δ·2^(−k/2) for k = 0 … 2^b − 1, and 0: one point more than b bits have, as published (erq.md 2.3).
+Points are δ·2^(−k/2) for k = 0 … 2^b − 1, and 0: one point more than b bits have, as published
+(docs/method.md, "Logarithmic softmax").
 """
 
 from dataclasses import dataclass

@@ -32,7 +32,7 @@ def weight(n: int = 120, k: int = 40, *, seed: int = 0) -> Tensor:
 
 
 def literal_columns(W: Tensor) -> list[int]:
-    """erq.md 13.2, steps 1 and 2, row by row with NumPy."""
+    """docs/method.md, "Dual uniform quantization", steps 1 and 2, row by row with NumPy."""
     marks = np.zeros(W.shape[1], dtype=int)
     for row in W.numpy():
         positive, negative = row[row > 0], row[row < 0]

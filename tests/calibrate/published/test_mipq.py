@@ -77,7 +77,7 @@ def crooked(M: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_program_of_a_row_is_its_loss(seed: int) -> None:
-    """Not to 1e-16, as erq.md has it in floating point: equal, for every rounding."""
+    """Not to 1e-16, as floating point would have it: equal, for every rounding."""
     W, grid, M = case(h=6, n=2, seed=seed)
     M = crooked(M)
     down, up, _ = neighbours(W, grid)
@@ -152,7 +152,7 @@ def test_the_optimum_is_that_of_all_roundings(h: int, n: int, solver: Any) -> No
 
 
 def test_a_time_out_is_told_from_an_optimum(tmp_path: Path) -> None:
-    """pulp says status "Optimal" after it (the trap of erq.md section 10); we do not, and never pass the start."""
+    """pulp says status "Optimal" after it (the trap of docs/method.md, "MIPQ"); we do not, and never pass the start."""
     W, grid, M = case(h=20, n=1)
     (program,), (start,) = row_programs(W, grid, M), bits_of(flip(W, grid, M, 0), W, grid)
     hurried = find_solver(0.3, str(tmp_path))

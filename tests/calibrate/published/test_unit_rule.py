@@ -11,7 +11,8 @@ from erq_export.contract.formats.affine import Grid
 
 
 def literal(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:
-    """erq.md 9.3 with k = 1: all rows every time, refused ones again, until all are refused at once or T is reached."""
+    """docs/method.md, "Unit rule" with k = 1: all rows every time, refused ones again, until all are refused at once or
+    T is reached."""
     down, up, is_up = neighbours(W, grid)
     d_lo, d_hi = down - W, up - W
     d = torch.where(is_up, d_hi, d_lo)

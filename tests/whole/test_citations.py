@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = re.compile(r"\bdocs/([\w-]+\.md)\b")
 HEADING = r'"([^"\n]+)"'
 CITATION = re.compile(rf"\bdocs/([\w-]+\.md)`?, ((?:{HEADING}(?:, | and )?)+)")
