@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from erq_export.contract.sites import submodule
-from erq_export.contract.spec import QuantSpec
 from erq_export.models.loading import Loaded
 
 from .capture import unseen, walk
+from .methods.options import Options
 
 MIB = 2**20
 F32, F64 = 4, 8
@@ -34,11 +34,11 @@ class Budget:
         )
 
 
-def budget(loaded: Loaded, spec: QuantSpec) -> Budget:
+def budget(loaded: Loaded, n_images: int, options: Options) -> Budget:
     """Found with one blank image: moments are G, D, C in float64, 3 (k + 1)² numbers a layer; the solver holds the factor,
     one copy of G and about five arrays of the weight's size. A second and a third hidden state walk beside the float one
     with `--inputs quantized` and `--input-ranges quantized`."""
-    n_states = 1 + (spec.inputs == "quantized") + (spec.input_ranges == "quantized")
+    n_states = 1 + options.deployed_inputs + (options.input_ranges == "quantized")
     hidden: list[Tensor] = [torch.zeros(1, *loaded.identity.preprocess.input_size)]
     largest_hidden, largest_moments, largest_solver = 0, 0, 0
     for stage in loaded.stages:
@@ -51,7 +51,7 @@ def budget(loaded: Loaded, spec: QuantSpec) -> Budget:
         hidden = after
     return Budget(
         model_mib=sum(p.numel() for p in loaded.model.parameters()) * F32 / MIB,
-        hidden_mib=n_states * spec.calib * largest_hidden * F32 / MIB,
+        hidden_mib=n_states * n_images * largest_hidden * F32 / MIB,
         moments_mib=largest_moments * F64 / MIB,
         solver_mib=largest_solver * F64 / MIB,
     )

@@ -14,23 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from erq_export import __version__
-from erq_export.contract.bundle import Bundle
+from erq_export.contract.bundle import Bundle, LayerStatistics
 from erq_export.contract.errors import DataError
 from erq_export.contract.formats.affine import Grid, quantize
 from erq_export.contract.quantized import Outliers, QuantizedLayer, QuantizedOperand, install, on_cpu
-from erq_export.contract.registry import METHODS, resolve
 from erq_export.contract.sites import Site, Stage, submodule
-from erq_export.contract.spec import QuantSpec
+from erq_export.contract.spec import Quantization
 from erq_export.contract.targets import GridRules
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.models.loading import Loaded
 
 from .capture import unseen, walk
-from .methods.method import Method, Problem, Solution
 from .moments import Moments
 from .operands import quantized_operands
 from .phases import Phases
 from .ranges import act_bits, input_grids
+from .setting import Setting
+from .solve.problem import Problem, Solution
 from .states import States, deployed_moments, stage_moments
 
 Part = QuantizedLayer | QuantizedOperand
@@ -44,7 +44,7 @@ CHUNK = 8
 def calibrate(
     loaded: Loaded,
     data: CalibrationSet,
-    spec: QuantSpec,
+    asked: Quantization,
     *,
     device: torch.device,
     progress: Progress,
@@ -61,18 +61,18 @@ def calibrate(
     system cannot be solved, DataError where the float model overflows; MachineError never: the device is the caller's choice.
     """
     phases = Phases() if phases is None else phases
-    method: Method = resolve("method", spec.method, METHODS)
+    setting = Setting.of(asked)
     torch.backends.cuda.matmul.allow_tf32 = False
     model, stages = loaded.model.to(device), loaded.stages
     layers: dict[str, QuantizedLayer] = {}
     operands: dict[str, QuantizedOperand] = {}
-    statistics: dict[str, dict[str, float]] = {}
-    states = States.of([chunk.to(device) for chunk in data.pixels.split(chunk_size)], spec)
+    statistics: dict[str, LayerStatistics] = {}
+    states = States.of([chunk.to(device) for chunk in data.pixels.split(chunk_size)], setting.options)
     for i, stage in enumerate(stages):
         progress(stage.name, i, len(stages))
         with phases("ranges"):
-            grids = input_grids(model, stage, states.for_ranges, spec, reparameterize=method.reparameterize)
-            stage_operands = quantized_operands(model, stage, states.for_ranges, spec)
+            grids = input_grids(model, stage, states.for_ranges, setting)
+            stage_operands = quantized_operands(model, stage, states.for_ranges, setting)
         with phases("moments"):
             if states.deployed is None:
                 together, exact = stage_moments(model, stage, states.exact, grids)
@@ -90,11 +90,11 @@ def calibrate(
                     moments = deployed_moments(
                         model, stage, site, states.exact, states.deployed, grids.get(path), before
                     )
-            problem = layer_problem(linear, moments, site, spec)
+            problem = layer_problem(linear, moments, site, setting)
             with phases("solver"):
-                solution = method.solve(problem)
+                solution = setting.solve(problem)
             solved[path] = assemble(
-                solution, grids.get(path), w_bits=problem.w_bits, a_bits=act_bits(site, spec), rules=spec.rules
+                solution, grids.get(path), w_bits=problem.w_bits, a_bits=act_bits(site, setting), rules=setting.rules
             )
             with phases("statistics"):
                 statistics[path] = layer_statistics(problem, solution)
@@ -110,12 +110,12 @@ def calibrate(
     leftovers = {name: t.cpu() for name, t in model.state_dict().items() if not name.startswith(own)}
     packages = {name: version(name) for name in ("torch", "timm")}
     return Bundle(
-        spec=spec,
+        spec=asked,
         identity=loaded.identity,
         layers=layers,
         operands=operands,
         leftovers=leftovers,
-        data=data.to_json(),
+        data=data.fingerprint,
         statistics=statistics,
         versions={"erq-export": __version__} | packages,
     )
@@ -130,11 +130,13 @@ def refuse_non_finite(stage: Stage, exact: Sequence[Tensor]) -> None:
         )
 
 
-def layer_problem(linear: nn.Linear, moments: Moments, site: Site, spec: QuantSpec) -> Problem:
+def layer_problem(linear: nn.Linear, moments: Moments, site: Site, setting: Setting) -> Problem:
     """A Linear without a bias gets one of zeros: every deployed layer adds a bias, and Aqer makes use of it."""
     weight = linear.weight.double()
     bias = torch.zeros_like(weight[:, 0]) if linear.bias is None else linear.bias.double()
-    return Problem(weight=weight, bias=bias, moments=moments, role=site.role, w_bits=spec.bits.w, spec=spec)
+    return Problem(
+        weight=weight, bias=bias, moments=moments, role=site.role, w_bits=setting.bits.w, rules=setting.rules
+    )
 
 
 def assemble(solution: Solution, act: Grid | None, *, rules: GridRules, w_bits: int, a_bits: int) -> QuantizedLayer:
@@ -161,13 +163,12 @@ def assemble(solution: Solution, act: Grid | None, *, rules: GridRules, w_bits: 
     )
 
 
-def layer_statistics(problem: Problem, solution: Solution) -> dict[str, float]:
+def layer_statistics(problem: Problem, solution: Solution) -> LayerStatistics:
     """Output errors on the calibration rows, relative to the output's energy: with only the inputs quantized, with
     the weights then rounded to nearest, and as solved."""
     W, moments = problem.augmented, problem.moments
     nearest = torch.cat([quantize(problem.weight, solution.grid) * solution.grid.scale, problem.bias[:, None]], 1)
     solved = torch.cat([solution.q * solution.grid.scale, solution.bias[:, None]], 1)
     energy, *errors = moments.output_errors(W, [torch.zeros_like(W), W, nearest, solved])
-    relative = [error / max(energy, 1e-300) for error in errors]
-    names = ("error_inputs", "error_nearest", "error")
-    return {"n_rows": float(moments.n_rows)} | dict(zip(names, relative, strict=True))
+    of_inputs, of_nearest, as_solved = (error / max(energy, 1e-300) for error in errors)
+    return LayerStatistics(n_rows=moments.n_rows, error_inputs=of_inputs, error_nearest=of_nearest, error=as_solved)

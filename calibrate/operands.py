@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from erq_export.contract.formats.affine import Grid, asymmetric_grid, fake_quantize, snap_to_half, symmetric_grid
 from erq_export.contract.quantized import QuantizedOperand
 from erq_export.contract.sites import OperandSite, Stage
-from erq_export.contract.spec import QuantSpec
 from erq_export.contract.targets import GridRules
 
 from .capture import walk_operands
 from .observers import RangeSearch, Tails, groups
 from .published.attention import published_operands
+from .setting import Setting
 
 SOFTMAX_TOPS = tuple(2.0 ** (-j / 2) for j in range(14))  # of the largest probability: down to 1/90
 
@@ -61,19 +61,19 @@ class SoftmaxSearch:
 
 
 def quantized_operands(
-    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], spec: QuantSpec
+    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting
 ) -> dict[str, QuantizedOperand]:
     """A grid for every operand of the stage, by path; none where attention stays float.
 
     Two passes over the float stage, like those of the layers' inputs: ranges, then the error of each candidate.
     """
-    if spec.attention == "fp16" or not stage.operands:
+    if setting.attention == "fp16" or not stage.operands:
         return {}
-    if spec.attention == "paper":
-        return published_operands(model, stage, hidden, spec)
+    if setting.attention == "paper":
+        return published_operands(model, stage, hidden, setting)
     sites = {site.path: site for site in stage.operands}
     tails, largest = _ranges(model, stage, hidden, sites)
-    bits, rules = spec.attention_bits, spec.rules
+    bits, rules = setting.options.attention_bits, setting.rules
     searches: dict[str, RangeSearch | SoftmaxSearch] = {
         path: RangeSearch.from_tails(t, bits=bits, rules=rules, per_channel=False) for path, t in tails.items()
     }

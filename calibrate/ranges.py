@@ -14,46 +14,44 @@ from torch import Tensor, nn
 
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.sites import Site, Stage, submodule
-from erq_export.contract.spec import QuantSpec
 
 from .capture import walk
 from .observers import RangeSearch, Tails, groups
 from .reparam import fold
+from .setting import Setting
 
 FLOAT_BITS = 32  # of an input that is not quantized
 PATCH_BITS = 8  # of the image at the patch embedding, whatever the other activations have (RepQ-ViT)
 
 
-def act_bits(site: Site, spec: QuantSpec) -> int:
+def act_bits(site: Site, setting: Setting) -> int:
     """Designed bits of a site's input."""
     if site.role == "patch":
-        return FLOAT_BITS if float_input(site, spec) else PATCH_BITS
-    return spec.bits.a
+        return FLOAT_BITS if float_input(site, setting) else PATCH_BITS
+    return setting.bits.a
 
 
-def float_input(site: Site, spec: QuantSpec) -> bool:
+def float_input(site: Site, setting: Setting) -> bool:
     """Does the site's input stay as it is? The image of the extended paper does."""
-    return site.role == "patch" and spec.patch_input == "float"
+    return site.role == "patch" and setting.options.patch_input == "float"
 
 
-def folds(site: Site, spec: QuantSpec) -> bool:
-    """Is the site's LayerNorm reparameterised, where the method does that?"""
-    return site.norm is not None and (site.role != "reduction" or spec.fold_reduction)
+def folds(site: Site, setting: Setting) -> bool:
+    """Is the site's LayerNorm reparameterised?"""
+    return site.norm is not None and setting.options.folds(site.role)
 
 
-def input_grids(
-    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], spec: QuantSpec, *, reparameterize: bool
-) -> dict[str, Grid]:
+def input_grids(model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting) -> dict[str, Grid]:
     """The per-tensor grid of every quantized input; LayerNorm-fed sites are reparameterised in place on the way.
 
     `hidden` is the state that the ranges are searched on (`States.ranged`). Behind quantizers the sites are searched
     one after the other, two passes each: a site's inputs exist only once those before it have their grids.
     """
-    if spec.input_ranges == "float":
-        return searched(model, stage, stage.sites, hidden, spec, before={}, reparameterize=reparameterize)
+    if setting.options.input_ranges == "float":
+        return searched(model, stage, stage.sites, hidden, setting, before={})
     grids: dict[str, Grid] = {}
     for site in stage.sites:
-        grids |= searched(model, stage, (site,), hidden, spec, before=grids, reparameterize=reparameterize)
+        grids |= searched(model, stage, (site,), hidden, setting, before=grids)
     return grids
 
 
@@ -62,18 +60,17 @@ def searched(
     stage: Stage,
     sites: Sequence[Site],
     hidden: Sequence[Tensor],
-    spec: QuantSpec,
+    setting: Setting,
     *,
     before: Mapping[str, Grid],
-    reparameterize: bool,
 ) -> dict[str, Grid]:
     """The grids of `sites`, with the inputs of the sites in `before` quantized to their grids.
 
     Two passes over the stage: the tails that give exact percentiles, then the squared error of each percentile's grid.
     """
     n_images = sum(len(h) for h in hidden)
-    wanted = {s.path: s for s in sites if not float_input(s, spec)}
-    fold_sites = {s.path: s for s in sites if reparameterize and folds(s, spec)}
+    wanted = {s.path: s for s in sites if not float_input(s, setting)}
+    fold_sites = {s.path: s for s in sites if folds(s, setting)}
     tails: dict[str, Tails] = {}
 
     def see_tails(path: str, x: Tensor) -> None:
@@ -86,9 +83,9 @@ def searched(
 
     see = partial(walk, model, stage, hidden, on_grid=before)  # both passes alike
     see(see_tails)
-    bits = {path: act_bits(site, spec) for path, site in wanted.items()}
+    bits = {path: act_bits(site, setting) for path, site in wanted.items()}
     searches = {
-        path: RangeSearch.from_tails(t, bits=bits[path], rules=spec.rules, per_channel=path in fold_sites)
+        path: RangeSearch.from_tails(t, bits=bits[path], rules=setting.rules, per_channel=path in fold_sites)
         for path, t in tails.items()
     }
 
@@ -98,11 +95,11 @@ def searched(
 
     see(see_errors)
     grids = {path: search.best() for path, search in searches.items()}
-    return {path: reparameterized(model, fold_sites[path], grid, spec) if path in fold_sites else grid
+    return {path: reparameterized(model, fold_sites[path], grid, setting) if path in fold_sites else grid
             for path, grid in grids.items()}  # fmt: skip
 
 
-def reparameterized(model: nn.Module, site: Site, per_channel: Grid, spec: QuantSpec) -> Grid:
+def reparameterized(model: nn.Module, site: Site, per_channel: Grid, setting: Setting) -> Grid:
     """Fold a site's per-channel grid into its LayerNorm and its Linear; returns the per-tensor grid that is left."""
     norm = cast(nn.LayerNorm, submodule(model, str(site.norm), nn.LayerNorm))
     linear = cast(nn.Linear, submodule(model, site.path, nn.Linear))
@@ -115,9 +112,9 @@ def reparameterized(model: nn.Module, site: Site, per_channel: Grid, spec: Quant
         linear.weight,
         linear.bias,
         per_channel,
-        bits=act_bits(site, spec),
-        rules=spec.rules,
-        mean_zero=spec.zero_points == "mean",
+        bits=act_bits(site, setting),
+        rules=setting.rules,
+        mean_zero=setting.options.mean_zero,
     )
     norm.elementwise_affine = True
     for module, name, value in (

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from erq_export.contract.formats.affine import Grid, fake_quantize
 from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand, install
 from erq_export.contract.sites import Site, Stage
-from erq_export.contract.spec import QuantSpec
 
 from .capture import unseen, walk
+from .methods.options import Options
 from .moments import Moments
 
 Chunks = Sequence[Tensor]
@@ -33,9 +33,9 @@ class States:
     deployed: Chunks | None
 
     @classmethod
-    def of(cls, pixels: Chunks, spec: QuantSpec) -> "States":
+    def of(cls, pixels: Chunks, options: Options) -> "States":
         """At the input all are the images."""
-        ranged, deployed = (how == "quantized" for how in (spec.input_ranges, spec.inputs))
+        ranged, deployed = options.input_ranges == "quantized", options.deployed_inputs
         return cls(exact=pixels, ranged=pixels if ranged else None, deployed=pixels if deployed else None)
 
     @property

@@ -1,71 +1,93 @@
-"""ERQ (ICML 2024): absorb the activations' error in the weights, then quantize the weights half by half.
+"""ERQ (ICML 2024): absorb the activations' error in the weights, then quantize the weights half by half."""
 
-Letters:  W (n, K) weight with the bias as last column;  λ the paper's ridge;  G, D, N the layer's moments
-"""
+from typing import Annotated, Any, ClassVar, Literal
 
-from functools import partial
+from msgspec import Meta
 
-from erq_export.contract.formats.affine import quantize
-from erq_export.contract.sites import Role
-from erq_export.contract.spec import QuantSpec
+from .method import Method
+from .options import FoldOptions, Inputs
 
-from ..published.dual import DUAL_ROLES, dual_grid
-from ..published.mipq import mipq
-from ..published.unit_rule import unit
-from ..solve.aqer import weight_shift
-from ..solve.ridge import Ridge
-from ..solve.rounding import REFINEMENTS, Refinement
-from ..solve.row_steps import refine_rows
-from ..solve.weight_grid import PERCENTILES, weight_grid
-from ..solve.wqer import quantize_columns
-from .method import Problem, Solution
+LARGEST_RIDGE = 1e30
+POSITIVE = {"fix": "a positive number; the paper uses 1e4 (DeiT-T 1e3)"}
 
 
-def ridges(role: Role, λ: float, λ_head: float | None = None) -> tuple[float, float]:
-    """(Aqer, Wqer): what is added to the diagonal of the summed Gram matrix (docs/method.md, "Ridge", behaviour of the
-    authors' code): 0.1 λ; the patch embedding λ; the head, whose N rows are fewer than its columns, 0.1 λ_head in Aqer.
+class ErqOptions(FoldOptions, frozen=True, kw_only=True):
+    """ERQ's knobs. Defaults are the paper's, or better ones where a benchmark shows it (docs/beyond-the-paper.md)."""
 
-    The published λ_head is 1. It lets the head learn its 32 rows by heart; with λ_head = λ, the default, the logits of
-    images it has not seen are closer to the float model's (docs/beyond-the-paper.md).
-    """
-    if role == "patch":
-        return λ, λ
-    return 0.1 * (λ_head if role == "head" and λ_head is not None else λ), 0.1 * λ
+    SIMULATED: ClassVar[dict[str, Any]] = FoldOptions.SIMULATED | {"dual": True}
+
+    ridge: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=LARGEST_RIDGE,
+            description="the paper's λ = λ₁ = λ₂; 0.1·λ is added to the summed Gram matrix",
+            extra=POSITIVE,
+        ),
+    ] = 1e4
+    head_ridge: Annotated[
+        Annotated[float, Meta(gt=0, le=LARGEST_RIDGE)] | None,
+        Meta(
+            description="λ of the head's activation step (default: ridge; 1: as published)",
+            extra={"fix": "a positive number; 1 is the published method"},
+        ),
+    ] = None
+    rounding: Annotated[
+        Literal["flip", "paper", "none", "mipq", "unit"], Meta(description="rounding refinement's rule")
+    ] = "flip"
+    flips: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10**6,
+            description="most flips per weight row and round (the paper's T)",
+            extra={"fix": "0 or more; the paper uses 100"},
+        ),
+    ] = 100
+    row_steps: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10**6,
+            description="most steps per row after the last half, beyond the paper (0: off, as published)",
+            extra={"fix": "0 or more; 0 is the published method"},
+        ),
+    ] = 100
+    inputs: Annotated[
+        Inputs,
+        Meta(description="layers are fitted to the float model's inputs, or to those that quantized layers produce"),
+    ] = "float"
+    dual: Annotated[
+        bool,
+        Meta(description="--to reference: outlier columns of qkv and fc1 on a second grid, without row steps there"),
+    ] = False
+    mipq_columns: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=20,
+            description="rounding=mipq, for ablations on small models (hours): columns per program",
+            extra={"fix": "1 to 20; 8 take 0.05 s a program, 16 seconds"},
+        ),
+    ] = 8
+    mipq_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1e6,
+            description="rounding=mipq: time limit of each program, of which a layer has thousands",
+            extra={"fix": "a positive number of seconds"},
+        ),
+    ] = 1.0
+
+    @property
+    def deployed_inputs(self) -> bool:
+        return self.inputs == "quantized"
 
 
-def refinement(spec: QuantSpec) -> Refinement:
-    """The rounding rule the spec names; `mipq` with its block and its time limit."""
-    if spec.rounding == "mipq":
-        return partial(mipq, columns=spec.mipq_columns, seconds=spec.mipq_seconds)
-    if spec.rounding == "unit":
-        return unit
-    return REFINEMENTS[spec.rounding]
-
-
-class Erq:
-    """Reparameterised activations; Aqer; a grid for the shifted weight; Wqer on that frozen grid."""
-
-    name = "erq"
-    reparameterize = True
-
-    def solve(self, problem: Problem) -> Solution:
-        spec, moments, k = problem.spec, problem.moments, problem.weight.shape[1]
-        for_inputs, for_weights = ridges(problem.role, spec.ridge, spec.head_ridge)
-        ridge = Ridge(moments.G, for_inputs)
-        W = problem.augmented  # (n, K)
-        W = wanted = W + weight_shift(W, moments.D, ridge)
-        if for_weights != for_inputs:
-            ridge = Ridge(moments.G, for_weights)
-        percentiles = PERCENTILES[spec.weight_percentiles]
-        grid, outliers = weight_grid(W[:, :k], bits=problem.w_bits, rules=spec.rules, percentiles=percentiles), None
-        if spec.dual and problem.role in DUAL_ROLES:
-            grid, outliers = dual_grid(W[:, :k], bits=problem.w_bits, rules=spec.rules, percentiles=percentiles)
-        refine = refinement(spec)
-        W = quantize_columns(W, moments.G, moments.n_rows, grid, ridge, k=k, refine=refine, limit=spec.flips)
-        q, bias = quantize(W[:, :k], grid), W[:, k]
-        if spec.row_steps and outliers is None:  # steps count in one scale a row
-            q, bias = refine_rows(q, grid, wanted, moments.G, for_weights, spec.row_steps)
-        return Solution(q=q, grid=grid, bias=bias, outliers=outliers)
-
-
-METHOD = Erq()
+METHOD = Method(
+    name="erq",
+    meaning="ridge-regression error reduction (Aqer, Wqer) with rounding refinement",
+    options=ErqOptions,
+    solver="erq_export.calibrate.solve.erq:solve",
+)

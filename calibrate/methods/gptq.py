@@ -1,89 +1,50 @@
-"""GPTQ (Frantar et al. 2023): quantize column after column, and let the columns still to come absorb each one's error.
+"""GPTQ (Frantar et al. 2023): column after column, later columns absorb each one's error."""
 
-Letters:  W (n, k) weight, Ŵ the same quantized, δ = W − Ŵ;  G = Σ x̂ x̂ᵀ (k, k) over quantized inputs;  A = G + λI
-          U (k, k) upper triangular with A = U Uᵀ;  B the columns of a block, R all columns after it
-"""
+from typing import Annotated, Literal
 
-from collections.abc import Callable
+from msgspec import Meta
 
-import torch
-from torch import Tensor
-
-from erq_export.contract.errors import SpecError
-from erq_export.contract.formats.affine import Grid, dequantize, quantize
-
-from ..solve.ridge import Ridge
-from ..solve.weight_grid import PERCENTILES, weight_grid
-from .method import Problem, Solution
+from .method import Method
+from .options import FoldOptions, Inputs
 
 
-def quantize_in_turn(W: Tensor, U: Tensor, grid: Grid, *, block: int) -> Tensor:
-    """Integers q (n, k) of W (n, k) on `grid`: columns 0 … k − 1 in turn, errors handed on in blocks of `block` columns.
+class GptqOptions(FoldOptions, frozen=True, kw_only=True):
+    """GPTQ's knobs, with its authors' defaults."""
 
-        published:   w_R ← w_R − (w_j − ŵ_j)/[H⁻¹]_jj · [H⁻¹]_jR      with H⁻¹ of the columns ≥ j         (GPTQ, eq. 2)
-        here:        ŵ_j = Q(w_j + (Σ_{i<j} δ_i U_ij) / U_jj)         with every w_j as it was given
+    damping: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1e30,
+            description="added to the Gram matrix's diagonal, as a share of its mean",
+            extra={"fix": "a positive number; GPTQ uses 0.01"},
+        ),
+    ] = 0.01
+    block: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=2**20,
+            description="columns whose errors are handed on together; changes time, not the result",
+            extra={"fix": "at least 1 column; GPTQ uses 128"},
+        ),
+    ] = 128
+    order: Annotated[
+        Literal["natural", "activation"], Meta(description="columns as they are, or strongest inputs first")
+    ] = "natural"
+    inputs: Annotated[
+        Inputs,
+        Meta(description="layers are fitted to the float model's inputs, or to those that quantized layers produce"),
+    ] = "float"
 
-    Why they are the same: tr(δ A δᵀ) = ‖δ U‖², and column m of δ U is Σ_{i≤m} δ_i U_im, for U is upper triangular. Once
-    columns ≤ j are fixed, the float columns after them can make their columns of δ U zero and change none before them,
-    so that is the optimum which the published update moves w_R to: δ_m = −(Σ_{i<m} δ_i U_im)/U_mm, which stands above.
-    The trailing block of A has the trailing block of U for its factor (ridge.py), the very reason why GPTQ needs no new
-    inverse a column; its Cholesky factor of H⁻¹ = (2A)⁻¹ is U⁻¹/√2, and 2 cancels. So U does: nothing is inverted.
-    Blocks change the order of additions alone: `owed` = Σ δ_i U_i· is kept current within B, and R gets its
-    share of the whole block by one product. Rows do not see each other. Guarantee: a diagonal A rounds to nearest.
-    """
-    k, columns, levels = W.shape[1], W.T.contiguous(), grid.map(lambda t: t[:, 0])  # columns (k, n): each in one piece
-    q, delta, owed = torch.empty_like(columns), torch.empty_like(columns), torch.zeros_like(columns)  # (k, n)
-    for start in range(0, k, block):
-        stop = min(start + block, k)
-        for j in range(start, stop):
-            q[j] = quantize(columns[j] + owed[j] / U[j, j], levels)
-            delta[j] = columns[j] - dequantize(q[j], levels)
-            owed[j + 1 : stop].addr_(U[j, j + 1 : stop], delta[j])
-        owed[stop:].addmm_(U[start:stop, stop:].T, delta[start:stop])
-    return q.T
-
-
-def factor(G: Tensor, damping: float) -> Tensor:
-    """U (k, k), upper triangular, with U Uᵀ = G + λI and λ = `damping` times the mean of G's diagonal.
-
-    An input that was never anything but 0 couples to nothing; a 1 on its diagonal keeps the factor regular even where
-    all are dead (λ = 0), and its weights round to nearest. SpecError where G + λI is not positive definite in float64.
-    """
-    inputs = G.diagonal()
-    try:
-        return Ridge(G + torch.diag((inputs == 0).to(G)), damping * float(inputs.mean())).factor
-    except SpecError as e:
-        raise SpecError(e.problem, fix="a larger --gptq-damping (0.01 is the default)") from e
+    @property
+    def deployed_inputs(self) -> bool:
+        return self.inputs == "quantized"
 
 
-def natural(inputs: Tensor) -> Tensor:
-    """The columns as they are: (k,) → (k,)."""
-    return torch.arange(len(inputs), device=inputs.device)
-
-
-def by_activation(inputs: Tensor) -> Tensor:
-    """Act-order: columns of strong inputs first, while many columns are left to make up for them: (k,) → (k,)."""
-    return inputs.argsort(descending=True, stable=True)
-
-
-ORDERS: dict[str, Callable[[Tensor], Tensor]] = {"natural": natural, "activation": by_activation}
-
-
-class Gptq:
-    """Reparameterised activations; a grid for the float weight; columns in turn on that grid; the bias untouched."""
-
-    name = "gptq"
-    reparameterize = True
-
-    def solve(self, problem: Problem) -> Solution:
-        spec, W, k = problem.spec, problem.weight, problem.weight.shape[1]
-        G = problem.moments.G[:k, :k]  # the bias is no column here
-        grid = weight_grid(W, bits=problem.w_bits, rules=spec.rules, percentiles=PERCENTILES[spec.weight_percentiles])
-        order = ORDERS[spec.gptq_order](G.diagonal())
-        U = factor(G[order][:, order], spec.gptq_damping)
-        q = torch.empty_like(W)
-        q[:, order] = quantize_in_turn(W[:, order], U, grid, block=spec.gptq_block)
-        return Solution(q=q, grid=grid, bias=problem.bias)
-
-
-METHOD = Gptq()
+METHOD = Method(
+    name="gptq",
+    meaning="columns in turn, each one's rounding error absorbed by those after it",
+    options=GptqOptions,
+    solver="erq_export.calibrate.solve.gptq:solve",
+)

@@ -1,14 +1,11 @@
-"""RepQ-ViT's share of ERQ: initialisation and LayerNorm reparameterisation, then round to nearest. What ERQ must improve on."""
+"""RepQ-ViT's share of ERQ: LayerNorm reparameterisation, then round to nearest. What ERQ must improve on."""
 
-from .rtn import RoundToNearest
+from .method import Method
+from .options import FoldOptions
 
-
-class RepQ(RoundToNearest):
-    """Round to nearest on the reparameterised model (docs/method.md, "Range search" and "LayerNorm fold"); no weight
-    learns what its inputs lost."""
-
-    name = "repq"
-    reparameterize = True
-
-
-METHOD = RepQ()
+METHOD = Method(
+    name="repq",
+    meaning="LayerNorms folded to per-channel accuracy, weights rounded to nearest (RepQ-ViT)",
+    options=FoldOptions,
+    solver="erq_export.calibrate.solve.nearest:solve",
+)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from erq_export.contract.formats.logarithmic import LogGrid, fake_quantize_log
 from erq_export.contract.quantized import QuantizedOperand
 from erq_export.contract.sites import Stage
-from erq_export.contract.spec import QuantSpec
 
 from ..capture import walk_operands
 from ..observers import PERCENTILES, RangeSearch, Tails, groups
+from ..setting import Setting
 
 
 @dataclass
@@ -43,7 +43,7 @@ class LogSearch:
 
 
 def published_operands(
-    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], spec: QuantSpec
+    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting
 ) -> dict[str, QuantizedOperand]:
     """All four operands of the stage at the activations' bits, by path (docs/method.md, "What is quantized").
 
@@ -61,11 +61,11 @@ def published_operands(
         tails[path].add(values)
 
     walk_operands(model, stage, hidden, see)
-    bits = spec.bits.a
+    bits = setting.bits.a
     searches: dict[str, RangeSearch | LogSearch] = {
         path: LogSearch.from_tails(t, bits=bits)
         if roles[path] == "softmax"
-        else RangeSearch.from_tails(t, bits=bits, rules=spec.rules, per_channel=False)
+        else RangeSearch.from_tails(t, bits=bits, rules=setting.rules, per_channel=False)
         for path, t in tails.items()
     }
     walk_operands(model, stage, hidden, lambda path, x, _beside: searches[path].add(x))

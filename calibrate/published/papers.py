@@ -1,60 +1,85 @@
-"""The settings of either ERQ paper, as values of QuantSpec: where the target `reference` starts from."""
+"""The settings of either ERQ paper, as presets of the method `erq`: where the target `reference` starts from."""
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
+from msgspec import structs
+
+from erq_export.contract.records import Scalar
 from erq_export.contract.registry import unknown
-from erq_export.contract.spec import QuantSpec
+from erq_export.contract.spec import AttentionPrecision, Quantization
+from erq_export.contract.targets import grid_rules
 
-# Source: docs/method.md, "The two published versions". λ, T and the number of images are the defaults of every run.
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "icml": {
-        "attention": "paper",
-        "zero_points": "mean",
-        "patch_input": "8",
-        "dual": False,
-        "fold_reduction": True,
-        "weight_percentiles": "repq",
-        "input_ranges": "quantized",
-        "inputs": "float",
-        "rounding": "paper",
-        "row_steps": 0,
-        "head_ridge": 1.0,
-    },
-    "tpami": {
-        "attention": "paper",
-        "zero_points": "mean",
-        "patch_input": "float",
-        "dual": True,
-        "fold_reduction": False,
-        "weight_percentiles": "wide",
-        "input_ranges": "quantized",
-        "inputs": "float",
-        "rounding": "unit",
-        "row_steps": 0,
-        "head_ridge": 1.0,
-    },
+from ..methods.method import options_of
+from ..methods.options import Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """Precision of attention and the options of `erq`; λ, T and the number of images are the defaults of every run."""
+
+    attention: AttentionPrecision
+    options: Mapping[str, Scalar]
+
+
+# docs/method.md, "Hyper-parameters"
+PAPERS: dict[str, Paper] = {
+    "icml": Paper(
+        attention="paper",
+        options={
+            "zero_points": "mean",
+            "patch_input": "8",
+            "dual": False,
+            "fold_reduction": True,
+            "weight_percentiles": "repq",
+            "input_ranges": "quantized",
+            "inputs": "float",
+            "rounding": "paper",
+            "row_steps": 0,
+            "head_ridge": 1.0,
+        },
+    ),
+    "tpami": Paper(
+        attention="paper",
+        options={
+            "zero_points": "mean",
+            "patch_input": "float",
+            "dual": True,
+            "fold_reduction": False,
+            "weight_percentiles": "wide",
+            "input_ranges": "quantized",
+            "inputs": "float",
+            "rounding": "unit",
+            "row_steps": 0,
+            "head_ridge": 1.0,
+        },
+    ),
 }
 
 
-def settings(paper: str) -> dict[str, Any]:
-    """The published values, by option. SpecError with the known names for another one."""
-    if paper not in PUBLISHED:
-        raise unknown("published setting", paper, PUBLISHED)
-    return PUBLISHED[paper]
+def paper_named(name: str) -> Paper:
+    """The paper of that name; SpecError with the known names for another one."""
+    if name not in PAPERS:
+        raise unknown("published setting", name, PAPERS)
+    return PAPERS[name]
 
 
 def as_words() -> Iterator[str]:
     """A line a paper: its settings as they are typed."""
-    for paper, values in PUBLISHED.items():
-        words = []
-        for name, value in values.items():
-            word = name.replace("_", "-")
-            words.append(f"--{'' if value else 'no-'}{word}" if isinstance(value, bool) else f"--{word} {value}")
-        yield f"--published {paper} is " + " ".join(words)
+    for name, paper in PAPERS.items():
+        words = [f"-O {option}={str(value).lower()}" for option, value in paper.options.items()]
+        yield f"--published {name} is --attention {paper.attention} " + " ".join(words)
 
 
-def published(quant: QuantSpec, paper: str) -> QuantSpec:
-    """The paper's full scheme at the bits, seed and data of `quant`, for the target `reference` alone."""
-    return replace(quant, targets=("reference",), method="erq", **settings(paper))
+def published(asked: Quantization, name: str) -> Quantization:
+    """The paper's full scheme at the bits of `asked`, for the target `reference` alone; λ and T as there, if it is ERQ's."""
+    paper = paper_named(name)
+    options: Options = options_of("erq", (asked.options if asked.method == "erq" else {}) | dict(paper.options))
+    return structs.replace(
+        asked, method="erq", options=all_of(options), attention=paper.attention, rules=grid_rules(["reference"])
+    )
+
+
+def all_of(options: Options) -> dict[str, Scalar]:
+    """Every option with its value, by name."""
+    return structs.asdict(options)

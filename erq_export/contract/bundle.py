@@ -4,12 +4,13 @@ The bundle is the only thing that crosses from calibration to export and validat
 times, no machine paths, keys sorted.
 """
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
+from msgspec import structs
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,23 +21,81 @@ from erq_export.contract.formats.logarithmic import LogGrid
 from erq_export.contract.identity import Identity
 from erq_export.contract.preprocess import Preprocess
 from erq_export.contract.quantized import Outliers, QuantizedLayer, QuantizedOperand, bounds
-from erq_export.contract.spec import QuantSpec
+from erq_export.contract.records import FileRecord, ModulePath, Record, Sha256, encode, read
+from erq_export.contract.sites import OperandRole
+from erq_export.contract.spec import Quantization
 
-FORMAT = 2
 TENSORS, DESCRIPTION = "tensors.safetensors", "bundle.json"
+
+
+class DataFingerprint(Record, frozen=True, kw_only=True):
+    """Which images were calibrated on: their names, and the hash of their preprocessed pixels."""
+
+    n_images: int
+    names: tuple[str, ...]
+    pixels_sha256: Sha256
+
+
+class LayerStatistics(Record, frozen=True, kw_only=True):
+    """Output errors of one layer on the calibration rows, relative to the output's energy: Σ‖ŷ − y‖²/Σ‖y‖².
+
+    error_inputs: with only the inputs quantized;  error_nearest: with the weights then rounded to nearest;  error: as solved.
+    """
+
+    n_rows: int
+    error_inputs: float
+    error_nearest: float
+    error: float
+
+
+class LayerRow(Record, frozen=True, kw_only=True):
+    """What the description says of a layer; its tensors are `layer.<path>.<name>`. Without bounds its input stays float."""
+
+    path: ModulePath
+    w_bits: int
+    a_bits: int
+    act_qmin: float | None = None
+    act_qmax: float | None = None
+    statistics: LayerStatistics | None = None
+
+
+class OperandRow(Record, frozen=True, kw_only=True):
+    """What the description says of an operand; its scale is `operand.<path>.scale`. Without bounds its grid is logarithmic."""
+
+    path: ModulePath
+    role: OperandRole
+    bits: int
+    qmin: float | None = None
+    qmax: float | None = None
+
+
+class BundleDescription(FileRecord, frozen=True, kw_only=True):
+    """bundle.json: everything of a bundle that is no tensor."""
+
+    FORMAT: ClassVar[int] = 3
+    WHAT: ClassVar[str] = "bundle"
+    REMEDY: ClassVar[str] = "calibrate again"
+
+    spec: Quantization
+    model: Identity
+    data: DataFingerprint
+    layers: tuple[LayerRow, ...]
+    operands: tuple[OperandRow, ...]
+    versions: dict[str, str]
+    tensors_sha256: Sha256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """Quantized layers by module path, the float remainder as a state dict, and how all of it came about."""
 
-    spec: QuantSpec
+    spec: Quantization
     identity: Identity
     layers: dict[str, QuantizedLayer]
     operands: dict[str, QuantizedOperand] = field(default_factory=dict)  # of attention; none where it stays float
     leftovers: dict[str, Tensor]
-    data: dict[str, Any]  # fingerprint and size of the calibration set
-    statistics: dict[str, dict[str, float]] = field(default_factory=dict)  # per layer: errors, rows
+    data: DataFingerprint
+    statistics: dict[str, LayerStatistics] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
@@ -46,66 +105,61 @@ class Bundle:
             tensors |= {f"layer.{path}.{name}": t for name, t in _tensors(layer).items()}
         tensors |= {f"operand.{path}.scale": operand.grid.scale for path, operand in self.operands.items()}
         save_file({k: tensors[k].detach().cpu().contiguous() for k in sorted(tensors)}, folder / TENSORS)
-        description = {
-            "format": FORMAT,
-            "spec": self.spec.to_json(),
-            "model": asdict(self.identity) | {"preprocess": self.identity.preprocess.to_json()},
-            "data": self.data,
-            "layers": [
-                {
-                    "path": path,
-                    "w_bits": layer.w_bits,
-                    "a_bits": layer.a_bits,
-                    **_bounds(layer.act, "act_"),
-                    "statistics": self.statistics.get(path, {}),
-                }
-                for path, layer in self.layers.items()
-            ],
-            "operands": [
-                {
-                    "path": path,
-                    "role": operand.role,
-                    "bits": operand.bits,
-                    **_bounds(operand.grid, ""),
-                }
-                for path, operand in self.operands.items()
-            ],
-            "versions": self.versions,
-            "tensors_sha256": file_sha256(folder / TENSORS),
-        }
-        text = json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False)
-        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        description = BundleDescription(
+            spec=self.spec,
+            model=self.identity,
+            data=self.data,
+            layers=tuple(self._layer_row(path, layer) for path, layer in self.layers.items()),
+            operands=tuple(_operand_row(path, operand) for path, operand in self.operands.items()),
+            versions=self.versions,
+            tensors_sha256=file_sha256(folder / TENSORS),
+        )
+        (folder / DESCRIPTION).write_bytes(encode(description))
+
+    def _layer_row(self, path: str, layer: QuantizedLayer) -> LayerRow:
+        qmin, qmax = (None, None) if layer.act is None else bounds(layer.act)
+        return LayerRow(
+            path=path,
+            w_bits=layer.w_bits,
+            a_bits=layer.a_bits,
+            act_qmin=qmin,
+            act_qmax=qmax,
+            statistics=self.statistics.get(path),
+        )
 
     @classmethod
     def load(cls, folder: Path) -> "Bundle":
-        """Read a bundle; DataError where it is missing, damaged or of another format."""
+        """Read a bundle, which may come from elsewhere. DataError where it is missing, damaged or of another format."""
+        description = read(BundleDescription, folder / DESCRIPTION)
+        path = folder / TENSORS
+        if not path.is_file() or file_sha256(path) != description.tensors_sha256:
+            raise DataError(f"{path} is missing or damaged (its sha256 differs)", fix="calibrate again")
         try:
-            description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-            if not isinstance(description, dict):
-                raise ValueError("not a JSON object")
-        except (OSError, ValueError) as e:
-            raise DataError(
-                f"{folder} holds no readable bundle: {e}", fix="run erq-export MODEL --out DIR first"
-            ) from e
-        if description.get("format") != FORMAT:
-            raise DataError(
-                f"{folder} is a bundle of format {description.get('format')}, this version reads {FORMAT}",
-                fix="calibrate again, or use the erq-export version named in it",
+            tensors = load_file(path)
+            return cls(
+                spec=description.spec,
+                identity=_checked(description.model),
+                layers={row.path: _layer(row, tensors) for row in description.layers},
+                operands={row.path: _operand(row, tensors) for row in description.operands},
+                leftovers={k.removeprefix("float."): t for k, t in tensors.items() if k.startswith("float.")},
+                data=description.data,
+                statistics={row.path: row.statistics for row in description.layers if row.statistics is not None},
+                versions=description.versions,
             )
-        if not (folder / TENSORS).is_file() or file_sha256(folder / TENSORS) != description["tensors_sha256"]:
-            raise DataError(f"{folder / TENSORS} is missing or damaged (its sha256 differs)", fix="calibrate again")
-        tensors = load_file(folder / TENSORS)
-        model = description["model"]
-        return cls(
-            spec=QuantSpec.from_json(description["spec"]),
-            identity=Identity(**model | {"preprocess": Preprocess.from_config(model["preprocess"], {})}),
-            layers={row["path"]: _layer(row, tensors) for row in description["layers"]},
-            operands={row["path"]: _operand(row, tensors) for row in description["operands"]},
-            leftovers={k.removeprefix("float."): t for k, t in tensors.items() if k.startswith("float.")},
-            data=description["data"],
-            statistics={row["path"]: row["statistics"] for row in description["layers"]},
-            versions=description["versions"],
-        )
+        except KeyError as e:
+            raise DataError(f"{path} lacks the tensor {e} that {DESCRIPTION} names", fix="calibrate again") from e
+        except (SafetensorError, ValueError) as e:
+            raise DataError(f"{folder} is no bundle: {e}", fix="calibrate again") from e
+
+
+def _checked(identity: Identity) -> Identity:
+    """The identity with its preprocessing held to the rules that the command line has. SpecError otherwise."""
+    return structs.replace(identity, preprocess=Preprocess.from_config(identity.preprocess.to_json(), {}))
+
+
+def _operand_row(path: str, operand: QuantizedOperand) -> OperandRow:
+    qmin, qmax = bounds(operand.grid) if isinstance(operand.grid, Grid) else (None, None)
+    return OperandRow(path=path, role=operand.role, bits=operand.bits, qmin=qmin, qmax=qmax)
 
 
 def _tensors(layer: QuantizedLayer) -> dict[str, Tensor]:
@@ -122,41 +176,36 @@ def _tensors(layer: QuantizedLayer) -> dict[str, Tensor]:
     return tensors
 
 
-def _bounds(grid: Grid | LogGrid | None, prefix: str) -> dict[str, float]:
-    """qmin and qmax of a uniform grid; a logarithmic one has none, nor has a float input."""
-    if not isinstance(grid, Grid):
-        return {}
-    qmin, qmax = bounds(grid)
-    return {f"{prefix}qmin": qmin, f"{prefix}qmax": qmax}
-
-
-def _layer(row: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedLayer:
+def _layer(row: LayerRow, tensors: dict[str, Tensor]) -> QuantizedLayer:
     def tensor(name: str) -> Tensor:
-        return tensors[f"layer.{row['path']}.{name}"]
+        return tensors[f"layer.{row.path}.{name}"]
 
-    outliers = None
-    if f"layer.{row['path']}.outlier_columns" in tensors:
+    outliers, act = None, None
+    if f"layer.{row.path}.outlier_columns" in tensors:
         outliers = Outliers(**{name: tensor(f"outlier_{name}") for name in ("columns", "scale", "qmin")})
+    if row.act_qmin is not None and row.act_qmax is not None:
+        act = _grid(tensor("act_scale"), row.act_qmin, row.act_qmax)
     return QuantizedLayer(
         weight_q=tensor("weight_q"),
         weight_scale=tensor("weight_scale"),
         weight_qmin=tensor("weight_qmin"),
         bias=tensor("bias"),
-        act=_grid(row, "act_", tensor("act_scale")) if "act_qmin" in row else None,
-        w_bits=row["w_bits"],
-        a_bits=row["a_bits"],
+        act=act,
+        w_bits=row.w_bits,
+        a_bits=row.a_bits,
         outliers=outliers,
     )
 
 
-def _operand(row: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedOperand:
-    scale = tensors[f"operand.{row['path']}.scale"]
-    grid = _grid(row, "", scale) if "qmin" in row else LogGrid(scale=scale, bits=row["bits"])
-    return QuantizedOperand(grid=grid, bits=row["bits"], role=row["role"])
+def _operand(row: OperandRow, tensors: dict[str, Tensor]) -> QuantizedOperand:
+    scale = tensors[f"operand.{row.path}.scale"]
+    if row.qmin is None or row.qmax is None:
+        return QuantizedOperand(grid=LogGrid(scale=scale, bits=row.bits), bits=row.bits, role=row.role)
+    return QuantizedOperand(grid=_grid(scale, row.qmin, row.qmax), bits=row.bits, role=row.role)
 
 
-def _grid(row: dict[str, Any], prefix: str, scale: Tensor) -> Grid:
-    return Grid(scale=scale, **{name: torch.tensor(float(row[prefix + name])) for name in ("qmin", "qmax")})
+def _grid(scale: Tensor, qmin: float, qmax: float) -> Grid:
+    return Grid(scale=scale, qmin=torch.tensor(float(qmin)), qmax=torch.tensor(float(qmax)))
 
 
 def fingerprint(folder: Path) -> str:

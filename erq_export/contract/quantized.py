@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from erq_export.contract.formats.affine import Grid, fake_quantize
 from erq_export.contract.formats.logarithmic import LogGrid, fake_quantize_log
+from erq_export.contract.sites import OperandRole
 
 MARKER_DOMAIN = "erq"
 MARKER = "QuantLinear"
@@ -78,7 +79,7 @@ class QuantizedOperand:
 
     grid: Grid | LogGrid
     bits: int
-    role: str
+    role: OperandRole
 
     @property
     def deployed_grid(self) -> Grid:

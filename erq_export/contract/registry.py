@@ -32,5 +32,10 @@ def resolve(kind: str, name: str, table: dict[str, str]) -> Any:
     """Import and return what `table[name]` = "module:attribute" points at. SpecError for a name not in it."""
     if name not in table:
         raise unknown(kind, name, table)
-    module, attribute = table[name].split(":")
+    return resolve_attribute(table[name])
+
+
+def resolve_attribute(where: str) -> Any:
+    """Import and return what "module:attribute" points at."""
+    module, attribute = where.split(":")
     return getattr(importlib.import_module(module), attribute)

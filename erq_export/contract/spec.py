@@ -1,28 +1,34 @@
-"""What is wanted: frozen, keyword-only, validated at birth; the command line is generated from the defaults here."""
+"""What is wanted, in slices: a stage of a run sees the slice that it depends on, and nothing else.
 
-import math
+Frozen, keyword-only, checked at birth. Every default of the command line and of the Python API stands here or, for a
+method's own knobs, in the method's options (`calibrate.methods`).
+"""
+
 import re
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from erq_export.contract.errors import SpecError
-from erq_export.contract.registry import METHODS, unknown
-from erq_export.contract.targets import GridRules, deployable, grid_rules
+from erq_export.contract.records import Scalar, Spec, custom
+from erq_export.contract.registry import METHODS
+from erq_export.contract.targets import TARGETS, GridRules, deployable, grid_rules
 
-REFINEMENTS = ("flip", "paper", "none", "mipq", "unit")
-MIPQ_COLUMNS = range(1, 21)
-GPTQ_ORDERS = ("natural", "activation")
-INPUTS = ("float", "quantized")
-WEIGHT_PERCENTILES = ("wide", "repq")
-ATTENTION = ("fp16", "int8", "paper")
-ZERO_POINTS = ("integer", "mean")
-PATCH_INPUT = ("8", "float")
-UNDEPLOYABLE = {"attention": "paper", "dual": True, "zero_points": "mean", "patch_input": "float"}
-PACKS = ("int8", "int4")
 PACKED_BITS = 4  # the most that an INT4 initializer holds
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(3, 9)
+LARGEST_COUNT = 10**6  # of images, seeds, batches: more is a slip of the hand
+LARGEST_SEED = 2**63 - 1  # what torch's generators take
+
+MethodName = Annotated[str, Meta(extra_json_schema={"enum": list(METHODS)})]
+TargetName = Annotated[str, Meta(extra_json_schema={"enum": list(TARGETS)})]
+AttentionPrecision = Literal["fp16", "int8", "paper"]
+Pack = Literal["int8", "int4"]
+PaperName = Literal["icml", "tpami"]
+Number = int | float
+Argument = bool | int | float | str | tuple[Number, ...] | None
+Part = float | int | str | tuple[Number, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,203 +50,183 @@ class Bits:
         return f"w{self.w}a{self.a}"
 
     @classmethod
-    def parse(cls, text: str) -> "Bits":
-        """Read "w4a4". SpecError for any other form."""
-        match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
+    def parse(cls, text: object) -> "Bits":
+        """Read "w4a4". SpecError for any other form; other scripts' digits are none."""
+        match = re.fullmatch(r"w([0-9]{1,3})a([0-9]{1,3})", text.strip().lower()) if isinstance(text, str) else None
         if not match:
             raise SpecError(
-                f"--bits {text!r} is not of the form w<weight bits>a<activation bits>",
+                f"--bits {str(text)[:40]!r} is not of the form w<weight bits>a<activation bits>",
                 fix="for example --bits w4a4 (weights 2 to 8, activations 3 to 8)",
             )
         return cls(w=int(match[1]), a=int(match[2]))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
+custom(Bits, str, Bits.parse)
+
+
+class ModelSpec(Spec, frozen=True, kw_only=True):
     """Which model, which weights, which preprocessing."""
 
-    name: str
-    checkpoint: str | None = None
-    pretrained: bool = True
-    model_args: dict[str, Any] = field(default_factory=dict)
-    preprocess: dict[str, Any] = field(default_factory=dict)
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    checkpoint: Annotated[str | None, Meta(description="your own weights: .safetensors, or .pt with a state dict")] = (
+        None
+    )
+    pretrained: Annotated[
+        bool, Meta(description="timm's weights; random ones try the chain, accuracy means nothing")
+    ] = True
+    model_args: Annotated[dict[str, Argument], Meta(description="NAME=VALUE for timm (repeatable)")] = {}
+    preprocess: Annotated[
+        dict[str, Part],
+        Meta(description="NAME=VALUE: mean, std, interpolation, crop_pct, crop_mode instead of timm's (repeatable)"),
+    ] = {}
 
 
-def option(default: Any, says: str, *, methods: tuple[str, ...] = tuple(METHODS)) -> Any:
-    """A spec field that the command line offers with this help text; `methods` are those that it makes a difference to."""
-    return field(default=default, metadata={"help": says, "methods": methods})
+class DataSpec(Spec, frozen=True, kw_only=True):
+    """Images: which to calibrate from, which to measure on."""
+
+    data: Annotated[str | None, Meta(description="folder of images to calibrate from, searched recursively")] = None
+    calib: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=LARGEST_COUNT,
+            description="number of calibration images",
+            extra={"fix": "at least 1 image; the paper uses 32"},
+        ),
+    ] = 32
+    seed: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=LARGEST_SEED,
+            description="seed of the choice of calibration images (and of random weights)",
+            extra={"fix": f"0 to {LARGEST_SEED}"},
+        ),
+    ] = 0
+    val: Annotated[str | None, Meta(description="labelled folder (one folder per class) to measure accuracy on")] = None
+    class_map: Annotated[
+        str | None, Meta(description="file that gives each class folder its index: FOLDER [INDEX] a line")
+    ] = None
+    val_images: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**40,
+            description="measure on this many images, evenly spread over --val (0: all)",
+            extra={"fix": "at least 0"},
+        ),
+    ] = 0
 
 
-ERQ, GPTQ = ("erq",), ("gptq",)
-FOLDING = ("erq", "gptq", "repq")  # methods that fold LayerNorms
+class MethodSpec(Spec, frozen=True, kw_only=True):
+    """How the integers are found; `options` are the method's own, by name, and complete once a job is resolved."""
+
+    bits: Annotated[Bits, Meta(description="weight and activation bits: w{2..8}a{3..8}, for example w4a4")]
+    method: Annotated[
+        str, Meta(description="how the integers are found", extra_json_schema={"enum": list(METHODS)})
+    ] = "erq"
+    options: Annotated[
+        dict[str, Scalar],
+        Meta(description="NAME=VALUE: one of the method's own options; erq-export methods lists them (repeatable)"),
+    ] = {}
+
+    @classmethod
+    def word(cls, name: str) -> str:
+        return "-O" if name == "options" else super().word(name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class QuantSpec:
-    """How the integers are found. Defaults are the paper's (erq: ICML 2024, section 5 set-up)."""
+class DeploySpec(Spec, frozen=True, kw_only=True):
+    """Where the integers run, and in which form they get there."""
 
-    bits: Bits
-    targets: tuple[str, ...]
-    method: str = option("erq", "how the integers are found: " + " or ".join(METHODS))
-    calib: int = option(32, "number of calibration images")
-    seed: int = option(0, "seed of the choice of calibration images (and of random weights)")
-    ridge: float = option(1e4, "the paper's λ = λ₁ = λ₂; 0.1·λ is added to the summed Gram matrix", methods=ERQ)
-    rounding: str = option("flip", "rounding refinement: " + ", ".join(REFINEMENTS), methods=ERQ)
-    flips: int = option(100, "most flips per weight row and round (the paper's T)", methods=ERQ)
-    mipq_columns: int = option(
-        8, "--rounding mipq, for ablations on small models (hours): columns per program, up to 20", methods=ERQ
+    targets: Annotated[tuple[TargetName, ...], Meta(description="target (repeatable)")] = ("onnx",)
+    attention: Annotated[
+        Literal["auto", "fp16", "int8", "paper"],
+        Meta(
+            description="q, k, v and softmax: fp16 (not quantized; float32 in ONNX Runtime), int8 (products in integers), "
+            "paper (--bits, softmax on a log-√2 grid; --to reference alone), auto (paper for --to reference alone, else fp16)"
+        ),
+    ] = "auto"
+    pack: Annotated[
+        Pack, Meta(description="weights in the file: int8, never slower, or int4 (at most 4 bits), half the file")
+    ] = "int8"
+    capability: Annotated[tuple[str, ...], Meta(description="GPU compute capability to build for (repeatable)")] = (
+        "8.6",
+        "8.9",
+        "12.0",
     )
-    mipq_seconds: float = option(
-        1.0, "--rounding mipq: time limit of each program, of which a layer has thousands", methods=ERQ
-    )
-    gptq_damping: float = option(
-        0.01, "gptq: added to the Gram matrix's diagonal, as a share of its mean", methods=GPTQ
-    )
-    gptq_block: int = option(
-        128, "gptq: columns whose errors are handed on together; changes time, not the result", methods=GPTQ
-    )
-    gptq_order: str = option(
-        "natural", "gptq: columns as they are, or strongest inputs first: " + ", ".join(GPTQ_ORDERS), methods=GPTQ
-    )
-    attention: str = option(
-        "auto",
-        "q, k, v and softmax: fp16 (not quantized; float32 in ONNX Runtime), int8 (products in integers), paper (--bits, "
-        "softmax on a log-√2 grid; --to reference alone), auto (paper for --to reference alone, else fp16)",
-    )
-    attention_bits: int = option(8, "--attention int8: designed bits of q, k, v and softmax, 3 to 8")
-    head_ridge: float | None = option(
-        None, "erq: λ of the head's activation step (default: --ridge; 1: as published)", methods=ERQ
-    )
-    row_steps: int = option(
-        100, "erq: most steps per row after the last half, beyond the paper (0: off, as published)", methods=ERQ
-    )
-    pack: str = option(
-        "int8",
-        "weights in the file: int8, never slower, or int4 (at most 4 bits), half the file: docs/packing.md",
-    )
-
-    inputs: str = option(
-        "float",
-        "layers are fitted to the float model's inputs, or to those that the quantized layers before them produce: "
-        + ", ".join(INPUTS),
-        methods=ERQ + GPTQ,
-    )
-    input_ranges: str = option(
-        "float", "input ranges from float activations, or behind quantized ones (as published): " + ", ".join(INPUTS)
-    )
-    weight_percentiles: str = option(
-        "wide",
-        "weight ranges searched: the extended paper's 10 percentiles or RepQ's 3: " + ", ".join(WEIGHT_PERCENTILES),
-    )
-
-    dual: bool = option(
-        False,
-        "erq, --to reference: outlier columns of qkv and fc1 on a second grid, and no row steps in these layers",
-        methods=ERQ,
-    )
-    zero_points: str = option(
-        "integer",
-        "--to reference: after the LayerNorm fold rounded, or the mean as published: " + ", ".join(ZERO_POINTS),
-        methods=FOLDING,
-    )
-    patch_input: str = option("8", "--to reference: bits of the image, or not quantized: " + ", ".join(PATCH_INPUT))
-    fold_reduction: bool = option(
-        True, "fold the LayerNorm before Swin's reduction too, as RepQ-ViT does", methods=FOLDING
-    )
+    max_batch: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=LARGEST_COUNT,
+            description="largest batch of the engine; it is tuned for batch 8 or this, if smaller",
+            extra={"fix": "at least 1"},
+        ),
+    ] = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        grid_rules(self.targets)  # refuses none
+
+    @classmethod
+    def word(cls, name: str) -> str:
+        return "--to" if name == "targets" else super().word(name)
+
+    @property
+    def precision(self) -> AttentionPrecision:
+        """What `auto` stands for."""
         if self.attention == "auto":
-            object.__setattr__(self, "attention", "fp16" if deployable(self.targets) else "paper")
-        for name, known in (("inputs", INPUTS), ("input_ranges", INPUTS), ("weight_percentiles", WEIGHT_PERCENTILES)):
-            if getattr(self, name) not in known:
-                raise unknown(f"--{name.replace('_', '-')}", getattr(self, name), known)
-        if self.head_ridge is not None and not self.head_ridge > 0:
-            raise SpecError(f"--head-ridge {self.head_ridge}", fix="a positive number; 1 is the published method")
-        if self.row_steps < 0:
-            raise SpecError(f"--row-steps {self.row_steps}", fix="0 or more; 0 is the published method")
-        if self.method not in METHODS:
-            raise unknown("method", self.method, METHODS)
-        if self.rounding not in REFINEMENTS:
-            raise unknown("rounding refinement", self.rounding, REFINEMENTS)
-        if self.calib < 1:
-            raise SpecError(f"--calib {self.calib}", fix="at least 1 image; the paper uses 32")
-        if not self.ridge > 0:
-            raise SpecError(f"--ridge {self.ridge}", fix="a positive number; the paper uses 1e4 (DeiT-T 1e3)")
-        if self.flips < 0:
-            raise SpecError(f"--flips {self.flips}", fix="0 or more; the paper uses 100")
-        if self.mipq_columns not in MIPQ_COLUMNS:
-            raise SpecError(f"--mipq-columns {self.mipq_columns}", fix="1 to 20; 8 take 0.05 s a program, 16 seconds")
-        if not 0 < self.mipq_seconds < math.inf:
-            raise SpecError(f"--mipq-seconds {self.mipq_seconds}", fix="a positive number of seconds")
-        if not self.gptq_damping > 0:
-            raise SpecError(f"--gptq-damping {self.gptq_damping}", fix="a positive number; GPTQ uses 0.01")
-        if self.gptq_block < 1:
-            raise SpecError(f"--gptq-block {self.gptq_block}", fix="at least 1 column; GPTQ uses 128")
-        if self.gptq_order not in GPTQ_ORDERS:
-            raise unknown("GPTQ column order", self.gptq_order, GPTQ_ORDERS)
-        if self.pack not in PACKS:
-            raise unknown("weight packing", self.pack, PACKS)
-        if self.pack == "int4" and self.bits.w > PACKED_BITS:
-            raise SpecError(
-                f"--pack int4 with --bits {self.bits}: {self.bits.w} bits do not fit 4",
-                fix=f"--pack int8, or at most {PACKED_BITS} weight bits",
-            )
-        if self.attention not in ATTENTION:
-            raise unknown("attention precision", self.attention, ATTENTION)
-        if self.zero_points not in ZERO_POINTS:
-            raise unknown("kind of zero points", self.zero_points, ZERO_POINTS)
-        if self.patch_input not in PATCH_INPUT:
-            raise unknown("patch input", self.patch_input, PATCH_INPUT)
-        if self.attention_bits not in ACTIVATION_BITS:
-            raise SpecError(f"--attention-bits {self.attention_bits}", fix="3 to 8")
-        _ = self.rules  # refuses unknown targets
-        self._check_deployable()
+            return "fp16" if deployable(self.targets) else "paper"
+        return self.attention
 
-    def _check_deployable(self) -> None:
-        """SpecError for a choice that none but the target `reference` can run, beside another one."""
-        if not (named := deployable(self.targets)):
-            return
-        for name, value in UNDEPLOYABLE.items():
-            if getattr(self, name) == value:
-                words = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-                raise SpecError(
-                    f"{words} cannot be deployed to {', '.join(named)}: PyTorch alone can simulate it",
-                    fix=f"leave {words} out, or --to reference alone",
-                )
-
-    def check_asked(self, names: Collection[str]) -> None:
-        """SpecError where one of these fields, asked for by the user, would change nothing with the rest as it is.
-
-        Not checked at birth: a comparison gives the same options to methods that do not know them.
-        """
-        for f in (f for f in fields(self) if f.name in names):
-            word, methods = f"--{f.name.replace('_', '-')}", f.metadata.get("methods", METHODS)
-            if self.method not in methods:
-                raise SpecError(
-                    f"{word} changes nothing with --method {self.method}",
-                    fix=f"leave it out, or --method {' or '.join(methods)}",
-                )
-            if f.name.startswith("mipq_") and self.rounding != "mipq":
-                raise SpecError(f"{word} changes nothing with --rounding {self.rounding}", fix="add --rounding mipq")
-            if f.name == "attention_bits" and self.attention != "int8":
-                raise SpecError(f"{word} changes nothing with --attention {self.attention}", fix="add --attention int8")
+    @property
+    def batch(self) -> tuple[int, int, int]:
+        """(smallest, optimal, largest) batch of an engine."""
+        return 1, min(8, self.max_batch), self.max_batch
 
     @property
     def rules(self) -> GridRules:
         """What the quantizers must obey on all targets together."""
         return grid_rules(self.targets, int4_weights=self.pack == "int4")
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, keys sorted by field order; bits as text."""
-        return asdict(self) | {"bits": str(self.bits), "targets": list(self.targets)}
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "QuantSpec":
-        """Inverse of `to_json`."""
-        known = {f.name for f in fields(cls)}
-        if surplus := set(data) - known:
-            raise SpecError(
-                f"the bundle's spec has fields this version does not know: {', '.join(sorted(surplus))}",
-                fix="use the erq-export version named in bundle.json",
-            )
-        return cls(**data | {"bits": Bits.parse(data["bits"]), "targets": tuple(data["targets"])})
+class EvaluateSpec(Spec, frozen=True, kw_only=True):
+    """What is measured beside the run itself, and what must hold."""
+
+    compare: Annotated[
+        tuple[Bits, ...], Meta(description="measure these bits too, against rtn, over --seeds (repeatable)")
+    ] = ()
+    seeds: Annotated[
+        int,
+        Meta(ge=1, le=LARGEST_COUNT, description="calibration seeds of the comparison", extra={"fix": "at least 1"}),
+    ] = 1
+    max_drop: Annotated[
+        Annotated[float, Meta(ge=-100, le=100)] | None,
+        Meta(
+            description="fail (exit 4) if top-1 drops more than this many points below float",
+            extra={"fix": "points of top-1, -100 to 100; 1 is a usual bound"},
+        ),
+    ] = None
+
+
+class Quantization(Spec, frozen=True, kw_only=True):
+    """The slice that calibration depends on, besides model and images: equal slices give equal bundles.
+
+    `rules` stand for the targets: whatever has the same rules can be exported from the same bundle. `options` are
+    complete: every option of the method has its value.
+    """
+
+    bits: Bits
+    method: MethodName
+    options: dict[str, Scalar]
+    attention: AttentionPrecision
+    rules: GridRules
+
+
+def check_pack(deploy: DeploySpec, bits: Bits) -> None:
+    """SpecError where the weights have more bits than the packed form holds."""
+    if deploy.pack == "int4" and bits.w > PACKED_BITS:
+        raise SpecError(
+            f"--pack int4 with --bits {bits}: {bits.w} bits do not fit 4",
+            fix=f"--pack int8, or at most {PACKED_BITS} weight bits",
+        )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from erq_export.contract.errors import SpecError
+from erq_export.contract.records import Record
 from erq_export.contract.registry import unknown
 
 
@@ -87,8 +88,7 @@ TARGETS: dict[str, Target] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class GridRules:
+class GridRules(Record, frozen=True, kw_only=True):
     """What the quantizers must obey so that every target of the run can run them."""
 
     half_scales: bool  # scales exact in float16

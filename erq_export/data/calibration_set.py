@@ -2,11 +2,11 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from erq_export.contract.bundle import DataFingerprint
 from erq_export.contract.errors import DataError
 from erq_export.contract.preprocess import Preprocess
 from erq_export.data.images import ImageSource, batches
@@ -29,8 +29,10 @@ class CalibrationSet:
         if not bool(torch.isfinite(self.pixels).all()):
             raise DataError("the preprocessed calibration images hold NaN or infinity", fix="check --preprocess std")
 
-    def to_json(self) -> dict[str, Any]:
-        return {"n_images": len(self.names), "names": list(self.names), "pixels_sha256": self.sha256}
+    @property
+    def fingerprint(self) -> DataFingerprint:
+        """What identifies the set in a bundle."""
+        return DataFingerprint(n_images=len(self.names), names=self.names, pixels_sha256=self.sha256)
 
 
 def check_enough(source: ImageSource, n: int) -> None:

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from erq_export.contract.errors import SpecError
+from erq_export.contract.spec import DataSpec
 from erq_export.data.digits import Digits
 from erq_export.data.images import ImageFolder, ImageSource
 
 
-def calibration_source(model: str, data: Path | None) -> ImageSource:
+def calibration_source(model: str, spec: DataSpec) -> ImageSource:
     """Images to calibrate from. SpecError where none were named; DataError where the folder has none."""
-    if data is not None:
-        return ImageFolder(data)
+    if spec.data is not None:
+        return ImageFolder(Path(spec.data))
     if model == "demo":
         return Digits("train")
     raise SpecError(
@@ -18,10 +19,11 @@ def calibration_source(model: str, data: Path | None) -> ImageSource:
     )
 
 
-def validation_source(model: str, val: Path | None, class_map: Path | None) -> ImageSource | None:
+def validation_source(model: str, spec: DataSpec) -> ImageSource | None:
     """Labelled images to measure accuracy on, or None."""
-    if val is not None:
-        return ImageFolder(val, labelled=True, class_map=class_map)
-    if class_map is not None:
+    if spec.val is not None:
+        class_map = None if spec.class_map is None else Path(spec.class_map)
+        return ImageFolder(Path(spec.val), labelled=True, class_map=class_map)
+    if spec.class_map is not None:
         raise SpecError("--class-map without --val", fix="--val DIR with one folder per class")
     return Digits("held_out") if model == "demo" else None

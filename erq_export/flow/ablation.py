@@ -1,20 +1,22 @@
 """What each choice costs that leads from the published scheme to what is deployed: one row a choice, over several seeds."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from erq_export.calibrate.loop import calibrate
 from erq_export.calibrate.published.papers import published
 from erq_export.contract.preprocess import Preprocess
-from erq_export.contract.spec import QuantSpec
+from erq_export.contract.records import Record, plain_of
+from erq_export.contract.spec import Quantization
 from erq_export.contract.targets import deployable
 from erq_export.data.calibration_set import calibration_set
 from erq_export.data.images import ImageSource, batches
-from erq_export.flow.compare import layer_error, summary
+from erq_export.flow.compare import layer_error, seeds, summary
 from erq_export.flow.job import Job
 from erq_export.flow.ui import Ui
 from erq_export.models.loading import load
@@ -36,7 +38,7 @@ CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the image in 8 bits", ("patch_input",)),
     ("{attention_words}", ("attention", "attention_bits")),
     ("the LayerNorm of reduction folded", ("fold_reduction",)),
-    ("scales and ranges legal on {target_words}", ("targets",)),
+    ("scales and ranges legal on {target_words}", ("rules",)),
     ("input ranges of {input_ranges} activations", ("input_ranges",)),
     ("weight ranges from the {weight_percentiles} percentiles", ("weight_percentiles",)),
     ("layers fitted to {inputs} inputs", ("inputs",)),
@@ -44,6 +46,7 @@ CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("up to {row_steps} row steps", ("row_steps",)),
     ("ridge of the head as of the layers", ("head_ridge",)),
 )
+OWN = ("bits", "attention", "rules")  # fields of the slice; the other choices are options of the method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,31 +55,40 @@ class Step:
 
     change: str
     options: dict[str, Any]
-    spec: QuantSpec
+    spec: Quantization
 
 
-def steps(quant: QuantSpec, paper: str, *, has_reduction: bool) -> list[Step]:
-    """From the published setting to `quant`, in CHOICES' order; a choice that changes nothing has no row.
+def steps(job: Job, paper: str, *, has_reduction: bool) -> list[Step]:
+    """From the published setting to the job's own, in CHOICES' order; a choice that changes nothing has no row.
 
-    What CHOICES does not name is one last row, so the last setting is `quant` itself.
+    What CHOICES does not name is one last row, another method included, so the last setting is the job's.
     """
-    spec = published(quant, paper)
-    if not has_reduction:
-        spec = replace(spec, fold_reduction=quant.fold_reduction)
+    wanted = job.quantization
+    spec = published(wanted, paper)
+    if not has_reduction and "fold_reduction" in wanted.options:
+        spec = _changed(spec, {"fold_reduction": wanted.options["fold_reduction"]})
     found = [Step(change=f"the published scheme ({paper})", options={}, spec=spec)]
-    words = {
-        "attention_words": ATTENTION.get(quant.attention, quant.attention).format(attention_bits=quant.attention_bits),
-        "target_words": " and ".join(deployable(quant.targets)),
+    goal = wanted.options | {name: getattr(wanted, name) for name in OWN}
+    words = goal | {
+        "attention_words": ATTENTION.get(wanted.attention, wanted.attention).format(**wanted.options),
+        "target_words": " and ".join(deployable(job.deploy.targets)),
     }
-    rest = tuple(f.name for f in fields(QuantSpec))
-    for change, names in (*CHOICES, ("the other options: {names}", rest)):
-        options = {name: getattr(quant, name) for name in names if getattr(quant, name) != getattr(spec, name)}
+    for change, names in CHOICES:
+        now = spec.options | {name: getattr(spec, name) for name in OWN}
+        options = {name: goal[name] for name in names if name in goal and goal[name] != now[name]}
         if options:
-            spec = replace(spec, **options)
-            plain = {f.name: getattr(spec, f.name) for f in fields(spec)}
-            text = change.format(**plain | words | {"names": ", ".join(options)})
-            found.append(Step(change=text, options=options, spec=spec))
+            spec = _changed(spec, options)
+            found.append(Step(change=change.format(**words), options=options, spec=spec))
+    if spec != wanted:
+        rest = {k: v for k, v in wanted.options.items() if spec.options.get(k, v) != v or k not in spec.options}
+        options = rest | ({"method": wanted.method} if spec.method != wanted.method else {})
+        found.append(Step(change=f"the other options: {', '.join(options)}", options=options, spec=wanted))
     return found
+
+
+def _changed(spec: Quantization, options: dict[str, Any]) -> Quantization:
+    own = {name: value for name, value in options.items() if name in OWN}
+    return structs.replace(spec, **own, options=spec.options | {k: v for k, v in options.items() if k not in OWN})
 
 
 def price(
@@ -84,19 +96,18 @@ def price(
 ) -> list[dict[str, Any]]:
     """One row a step, each figure over the seeds of the comparison: top-1 where there are labels, ‖ŷ − y‖/‖y‖ of the
     logits y of the float model, on the held-out images or else on those of the calibration, and the layers' error."""
-    model = load(job.model, seed=job.quant.seed)
-    preprocess, limit = model.identity.preprocess, job.val_images or None
+    model = load(job.model, seed=job.data.seed)
+    preprocess, limit = model.identity.preprocess, job.data.val_images or None
     roles = {site.role for stage in model.stages for site in stage.sites}
-    chosen = steps(job.quant, job.published or DEFAULT_PAPER, has_reduction="reduction" in roles)
+    chosen = steps(job, job.published or DEFAULT_PAPER, has_reduction="reduction" in roles)
     exam = None if held_out is None else Exam.of(held_out, preprocess, limit, TorchRunner(model.model, device))
-    rows = []
+    rows, n_seeds = [], job.evaluate.seeds
     for i, step in enumerate(chosen):
         results = []
-        for k in range(job.seeds):
-            ui.progress(f"{step.change}, seed {job.quant.seed + k}", i * job.seeds + k, len(chosen) * job.seeds)
-            spec = replace(step.spec, seed=job.quant.seed + k)
-            results.append(_measure(job, spec, images, exam, device))
-        options = {name: list(v) if isinstance(v, tuple) else v for name, v in step.options.items()}
+        for k, seed in enumerate(seeds(job)):
+            ui.progress(f"{step.change}, seed {seed}", i * n_seeds + k, len(chosen) * n_seeds)
+            results.append(_measure(job, step.spec, seed, images, exam, device))
+        options = {name: plain_of(v) if isinstance(v, Record) else v for name, v in step.options.items()}
         rows.append({"change": step.change, "options": options, **summary(results)})
     return rows
 
@@ -135,10 +146,10 @@ def logits(model: TorchRunner, pixels: Iterable[Tensor]) -> Tensor:
 
 
 def _measure(
-    job: Job, spec: QuantSpec, images: ImageSource, exam: Exam | None, device: torch.device
+    job: Job, spec: Quantization, seed: int, images: ImageSource, exam: Exam | None, device: torch.device
 ) -> dict[str, float]:
-    loaded = load(job.model, seed=job.quant.seed)
-    data = calibration_set(images, loaded.identity.preprocess, n=spec.calib, seed=spec.seed)
+    loaded = load(job.model, seed=job.data.seed)
+    data = calibration_set(images, loaded.identity.preprocess, n=job.data.calib, seed=seed)
     if exam is None:
         exam = Exam(lambda: [data.pixels], None, logits(TorchRunner(loaded.model, device), [data.pixels]))
     bundle = calibrate(loaded, data, spec, device=device, progress=lambda *_: None)

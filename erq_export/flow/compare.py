@@ -3,17 +3,20 @@
 import statistics
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
+from msgspec import structs
 
 from erq_export.calibrate.loop import calibrate
+from erq_export.calibrate.methods.method import shared_options
+from erq_export.calibrate.published.papers import all_of
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.spec import PACKED_BITS, Bits, QuantSpec
-from erq_export.contract.targets import TARGETS, deployable
+from erq_export.contract.spec import PACKED_BITS, Bits, Quantization
+from erq_export.contract.targets import TARGETS, deployable, grid_rules
 from erq_export.data.calibration_set import calibration_set
 from erq_export.data.images import ImageSource
 from erq_export.exporters.onnx.write import lowered, marker_graph, rebound, save
@@ -28,18 +31,18 @@ CONTROL = "rtn"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class Row:
     """One line of the comparison: bits and method."""
 
     bits: Bits
     method: str
 
 
-def settings(job: Job) -> list[Setting]:
+def rows_of(job: Job) -> list[Row]:
     """The control and the job's method at the job's bits and at every --compare."""
-    every_bits = dict.fromkeys((job.quant.bits, *job.compare))
-    methods = dict.fromkeys((CONTROL, job.quant.method))
-    return [Setting(bits=bits, method=method) for bits in every_bits for method in methods]
+    every_bits = dict.fromkeys((job.method.bits, *job.evaluate.compare))
+    methods = dict.fromkeys((CONTROL, job.method.method))
+    return [Row(bits=bits, method=method) for bits in every_bits for method in methods]
 
 
 def compare(job: Job, images: ImageSource, held_out: ImageSource, device: torch.device, ui: Ui) -> list[dict[str, Any]]:
@@ -47,46 +50,55 @@ def compare(job: Job, images: ImageSource, held_out: ImageSource, device: torch.
 
     Seeds are consecutive from the job's own. The graph is the one for ONNX Runtime on CPU; what is only simulated has none.
     """
-    rows, chosen, traced = [], settings(job), Traced()
-    for i, setting in enumerate(chosen):
-        results = []
-        for k, spec in enumerate(seeded(job.quant, setting, job.seeds)):
-            ui.progress(
-                f"{setting.bits} {setting.method}, seed {spec.seed}", i * job.seeds + k, len(chosen) * job.seeds
-            )
-            results.append(_measure(job, spec, images, held_out, device, traced))
-        rows.append({"bits": str(setting.bits), "method": setting.method, **summary(results)})
+    rows, chosen, traced, n_seeds = [], rows_of(job), Traced(), job.evaluate.seeds
+    for i, row in enumerate(chosen):
+        asked, results = quantization(job, row), []
+        for k, seed in enumerate(seeds(job)):
+            ui.progress(f"{row.bits} {row.method}, seed {seed}", i * n_seeds + k, len(chosen) * n_seeds)
+            results.append(_measure(job, asked, seed, images, held_out, device, traced))
+        rows.append({"bits": str(row.bits), "method": row.method, **summary(results)})
     return rows
 
 
-def seeded(quant: QuantSpec, setting: Setting, n: int) -> Iterator[QuantSpec]:
-    """The job's spec at a setting, for n consecutive seeds; weights too wide to be packed are not."""
-    pack = quant.pack if setting.bits.w <= PACKED_BITS else "int8"
-    for k in range(n):
-        yield replace(quant, bits=setting.bits, method=setting.method, pack=pack, seed=quant.seed + k)
+def seeds(job: Job) -> Iterator[int]:
+    """Consecutive calibration seeds from the job's own."""
+    yield from range(job.data.seed, job.data.seed + job.evaluate.seeds)
+
+
+def quantization(job: Job, row: Row) -> Quantization:
+    """The job's slice at a row's bits and method; weights too wide to be packed are not."""
+    int4 = job.deploy.pack == "int4" and row.bits.w <= PACKED_BITS
+    return structs.replace(
+        job.quantization,
+        bits=row.bits,
+        method=row.method,
+        options=all_of(shared_options(row.method, job.options)),
+        rules=grid_rules(job.deploy.targets, int4_weights=int4),
+    )
 
 
 def _measure(
-    job: Job, spec: QuantSpec, images: ImageSource, held_out: ImageSource, device: torch.device, traced: "Traced"
+    job: Job,
+    asked: Quantization,
+    seed: int,
+    images: ImageSource,
+    held_out: ImageSource,
+    device: torch.device,
+    traced: "Traced",
 ) -> dict[str, float]:
-    loaded = load(job.model, seed=job.quant.seed)
-    preprocess = loaded.identity.preprocess
-    data = calibration_set(images, preprocess, n=spec.calib, seed=spec.seed)
-    bundle = calibrate(loaded, data, spec, device=device, progress=lambda *_: None)
-    if not deployable(spec.targets):
-        alone = predict(
-            [TorchRunner(reference_model(bundle), device, name="reference")],
-            held_out,
-            preprocess,
-            limit=job.val_images or None,
-        )
+    loaded = load(job.model, seed=job.data.seed)
+    preprocess, limit = loaded.identity.preprocess, job.data.val_images or None
+    data = calibration_set(images, preprocess, n=job.data.calib, seed=seed)
+    bundle = calibrate(loaded, data, asked, device=device, progress=lambda *_: None)
+    reference = TorchRunner(reference_model(bundle), device, name="reference")
+    if not deployable(job.deploy.targets):
+        alone = predict([reference], held_out, preprocess, limit=limit)
         return {"top1_reference": alone.top1("reference"), "layer_error": layer_error(bundle)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         save(lowered(traced.markers(bundle), TARGETS["onnx"], {})[0], path)
-        reference = TorchRunner(reference_model(bundle), device, name="reference")
         runners: list[Runner] = [reference, OnnxRuntimeRunner(path, name="onnx")]
-        found = predict(runners, held_out, preprocess, limit=job.val_images or None)
+        found = predict(runners, held_out, preprocess, limit=limit)
     return {
         "top1_reference": found.top1("reference"),
         "top1_onnx": found.top1("onnx"),
@@ -110,7 +122,7 @@ class Traced:
 
 def layer_error(bundle: Bundle) -> float:
     """Mean over the layers of the relative output error on the calibration rows."""
-    return statistics.fmean(row["error"] for row in bundle.statistics.values())
+    return statistics.fmean(row.error for row in bundle.statistics.values())
 
 
 def summary(results: list[dict[str, float]]) -> dict[str, Any]:

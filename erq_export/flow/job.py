@@ -1,75 +1,171 @@
-"""One run as asked for: what goes in, where it goes, what is compared. Written to the output folder, read back by stages."""
+"""One run as asked for, and how what a user gave becomes it: alias, paper and task defaults, resolved in one place."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from erq_export import __version__
-from erq_export.calibrate.published.papers import PUBLISHED, settings
+from msgspec import Meta, structs
+
+from erq_export.calibrate.methods.method import options_of
+from erq_export.calibrate.methods.options import Options
+from erq_export.calibrate.published.papers import PAPERS, all_of, paper_named
 from erq_export.contract.errors import SpecError
-from erq_export.contract.files import RUN_FORMAT
-from erq_export.contract.spec import Bits, ModelSpec, QuantSpec, option
+from erq_export.contract.records import FileRecord, Scalar, Spec, checked_value, hints, read
+from erq_export.contract.registry import unknown
+from erq_export.contract.spec import DataSpec, DeploySpec, EvaluateSpec, MethodSpec, ModelSpec, Quantization, check_pack
+from erq_export.contract.targets import deployable
+from erq_export.models.aliases import ALIASES
+
+SLICES: dict[str, type[Spec]] = {
+    "model": ModelSpec,
+    "data": DataSpec,
+    "method": MethodSpec,
+    "deploy": DeploySpec,
+    "evaluate": EvaluateSpec,
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """Everything `erq-export MODEL` was told, besides how to print."""
+class Job(Spec, frozen=True, kw_only=True):
+    """Everything a run was told, besides where it writes and how it speaks. `resolve` makes one; its options are complete."""
 
     model: ModelSpec
-    quant: QuantSpec
-    out: Path
-    data: Path | None = option(None, "folder of images to calibrate from, searched recursively")
-    val: Path | None = option(None, "labelled folder (one folder per class) to measure accuracy on")
-    class_map: Path | None = option(None, "file that gives each class folder its index: FOLDER [INDEX] a line")
-    val_images: int = option(0, "measure on this many images, evenly spread over --val (0: all)")
-    compare: tuple[Bits, ...] = option((), "measure these bits too, against rtn, over --seeds (repeatable)")
-    seeds: int = option(1, "calibration seeds of the comparison")
-    capability: tuple[str, ...] = option(("8.6", "8.9", "12.0"), "GPU compute capability to build for (repeatable)")
-    max_batch: int = option(32, "largest batch of the engine; it is tuned for batch 8 or this, if smaller")
-    device: str = option("auto", "where to calibrate: auto, cpu, cuda, cuda:1 …")
-    max_drop: float | None = option(None, "fail (exit 4) if top-1 drops more than this many points below float")
-
-    published: str | None = option(None, f"--to reference: start from the settings of a paper: {', '.join(PUBLISHED)}")
+    data: DataSpec = DataSpec()
+    method: MethodSpec
+    deploy: DeploySpec = DeploySpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    published: Annotated[
+        str | None,
+        Meta(
+            description="--to reference: start from the settings of a paper",
+            extra_json_schema={"enum": list(PAPERS)},
+        ),
+    ] = None
+    device: Annotated[str, Meta(description="where to calibrate: auto, cpu, cuda, cuda:1 …", max_length=20)] = "auto"
 
     def __post_init__(self) -> None:
-        if self.published is not None:
-            settings(self.published)
-            if "reference" not in self.quant.targets:
-                raise SpecError(
-                    f"--published {self.published} is a setting of the target reference: parts of it cannot be deployed",
-                    fix="--to reference; or, deployable: --rounding paper --row-steps 0 --head-ridge 1",
-                )
-        for name, least in (("val_images", 0), ("seeds", 1), ("max_batch", 1)):
-            if getattr(self, name) < least:
-                raise SpecError(f"--{name.replace('_', '-')} {getattr(self, name)}", fix=f"at least {least}")
+        super().__post_init__()
+        if self.published is not None and "reference" not in self.deploy.targets:
+            raise SpecError(
+                f"--published {self.published} is a setting of the target reference: parts of it cannot be deployed",
+                fix="--to reference; or, deployable: -O rounding=paper -O row_steps=0 -O head_ridge=1",
+            )
+        check_pack(self.deploy, self.method.bits)
+        self._check_deployable()
 
     @property
-    def batch(self) -> tuple[int, int, int]:
-        """(smallest, optimal, largest) batch of an engine."""
-        return 1, min(8, self.max_batch), self.max_batch
+    def options(self) -> Options:
+        """The method's options in their own type."""
+        return options_of(self.method.method, self.method.options)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for run.json; paths absolute, so that a stage can run again from any folder."""
-        data = asdict(self) | {"quant": self.quant.to_json(), "compare": [str(b) for b in self.compare]}
-        del data["out"]
-        if self.model.checkpoint is not None:
-            data["model"]["checkpoint"] = str(Path(self.model.checkpoint).absolute())
-        plain = {k: str(v.absolute()) if isinstance(v, Path) else v for k, v in data.items()}
-        return {"format": RUN_FORMAT, "erq_export": __version__, **plain}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any], out: Path) -> "Job":
-        """Inverse of `to_json`."""
-        own = {k: v for k, v in data.items() if k not in ("format", "erq_export")}
-        for name in ("data", "val", "class_map"):
-            own[name] = None if own[name] is None else Path(own[name])
-        return cls(
-            **own
-            | {
-                "out": out,
-                "model": ModelSpec(**own["model"]),
-                "quant": QuantSpec.from_json(own["quant"]),
-                "compare": tuple(Bits.parse(b) for b in own["compare"]),
-                "capability": tuple(own["capability"]),
-            }
+    @property
+    def quantization(self) -> Quantization:
+        """The slice that calibration depends on."""
+        return Quantization(
+            bits=self.method.bits,
+            method=self.method.method,
+            options=all_of(self.options),
+            attention=self.deploy.precision,
+            rules=self.deploy.rules,
         )
+
+    def _check_deployable(self) -> None:
+        """SpecError for a choice that none but the target `reference` can run, beside another one."""
+        if not (named := deployable(self.deploy.targets)):
+            return
+        options = self.options
+        words = [
+            options.word(k) + f"={str(v).lower()}" for k, v in options.SIMULATED.items() if getattr(options, k) == v
+        ]
+        words += ["--attention paper"] * (self.deploy.attention == "paper")
+        if words:
+            raise SpecError(
+                f"{words[0]} cannot be deployed to {', '.join(named)}: PyTorch alone can simulate it",
+                fix=f"leave {words[0]} out, or --to reference alone",
+            )
+
+
+class RunRecord(FileRecord, frozen=True, kw_only=True):
+    """run.json: what was asked for, with absolute paths, so that a stage can run again from any folder."""
+
+    FORMAT: ClassVar[int] = 2
+    WHAT: ClassVar[str] = "run"
+
+    erq_export: str
+    job: Job
+
+
+def resolve(given: Mapping[str, Any], *, options: Mapping[str, Scalar] | None = None, typed: bool = False) -> Job:
+    """The job that a user means who gave these fields and no others.
+
+    given: fields of the slices by name (`name` is the model's);  options: the method's own;  typed: values are words of a
+    command line. What was not given comes from the paper's preset (where `reference` is all that is wanted: beside other
+    targets it is only compared with them), else from the alias of the model, else from the general defaults.
+    SpecError for an unknown name, a value out of its range, a combination that cannot be.
+    """
+    asked = {name: value for name, value in given.items() if value is not None}
+    if "bits" not in asked:
+        raise SpecError("--bits is missing", fix="weight and activation bits, for example --bits w4a4")
+    alias = ALIASES.get(asked.get("name", ""))
+    if alias is not None:
+        asked = {**alias.defaults, **asked}
+    deploy = _slice(DeploySpec, asked, typed)
+    paper = None if asked.get("published") is None else paper_named(asked["published"])
+    chosen: dict[str, Scalar] = dict(alias.options) if alias else {}
+    if paper is not None and not deployable(deploy.targets):
+        chosen |= paper.options
+        if "attention" not in asked:
+            deploy = structs.replace(deploy, attention=paper.attention)
+    method = _slice(MethodSpec, {k: v for k, v in asked.items() if k != "options"}, typed)
+    known = set(options_of(method.method, {}).__struct_fields__)
+    own = options_of(method.method, options or {}, typed=typed)
+    explicit = {name: getattr(own, name) for name in options or {}}
+    complete = options_of(method.method, {k: v for k, v in chosen.items() if k in known} | explicit)
+    _check_asked(explicit, complete, deploy)
+    return Job(
+        model=_slice(ModelSpec, asked, typed),
+        data=_slice(DataSpec, asked, typed),
+        method=structs.replace(method, options=all_of(complete)),
+        deploy=deploy,
+        evaluate=_slice(EvaluateSpec, asked, typed),
+        **{name: asked[name] for name in ("published", "device") if name in asked},
+    )
+
+
+def absolute(job: Job) -> Job:
+    """The job with its paths made absolute: another folder may be the current one next time."""
+
+    def whole(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).absolute())
+
+    data = structs.replace(
+        job.data, data=whole(job.data.data), val=whole(job.data.val), class_map=whole(job.data.class_map)
+    )
+    return structs.replace(job, data=data, model=structs.replace(job.model, checkpoint=whole(job.model.checkpoint)))
+
+
+def _slice(kind: type[Spec], asked: Mapping[str, Any], typed: bool) -> Any:
+    """One slice from the fields that are its own; a field that no slice has is refused."""
+    every = {name for part in (*SLICES.values(), Job) for name in hints(part)}
+    if surplus := [name for name in asked if name not in every]:
+        raise unknown("option", surplus[0], every)
+    own = {name: rule for name, rule in hints(kind).items() if name in asked}
+    return kind(**{n: checked_value(asked[n], rule, word=kind.word(n), text=typed) for n, rule in own.items()})
+
+
+def _check_asked(explicit: Mapping[str, Scalar], options: Options, deploy: DeploySpec) -> None:
+    """SpecError where an option asked for would change nothing with the rest as it is."""
+    for name in explicit:
+        if name.startswith("mipq_") and getattr(options, "rounding", None) != "mipq":
+            raise SpecError(
+                f"-O {name} changes nothing with rounding={getattr(options, 'rounding', None)}",
+                fix="add -O rounding=mipq",
+            )
+        if name == "attention_bits" and deploy.precision != "int8":
+            raise SpecError(
+                f"-O {name} changes nothing with --attention {deploy.precision}", fix="add --attention int8"
+            )
+
+
+def read_run(out: Path) -> Job:
+    """The job of the run that a folder holds. DataError where it holds none that this version reads."""
+    return read(RunRecord, out / "run.json").job

@@ -14,6 +14,7 @@ from erq_export.backends.machine import processor
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import AccuracyError, EngineError, ParityError
 from erq_export.contract.files import OutputFolder
+from erq_export.contract.records import plain_of
 from erq_export.contract.targets import deployable, named
 from erq_export.data.images import ImageSource
 from erq_export.exporters.onnx.write import float_graph, save
@@ -40,6 +41,7 @@ class Measured:
     """What was found; `report` puts it in order."""
 
     job: Job
+    path: Path
     accuracy: dict[str, Any] | None = None
     comparison: list[dict[str, Any]] = field(default_factory=list)
     price: list[dict[str, Any]] = field(default_factory=list)
@@ -50,7 +52,7 @@ class Measured:
 
     @property
     def out(self) -> OutputFolder:
-        return OutputFolder(self.job.out)
+        return OutputFolder(self.path)
 
     def engine_problems(self) -> list[str]:
         return [f"{name}: {p}" for name, record in self.engines.items() for p in record["problems"]]
@@ -60,20 +62,20 @@ class Measured:
 
     def accuracy_problems(self) -> list[str]:
         """The accuracy gate, where one was asked for and accuracy could be measured."""
-        if self.job.max_drop is None or self.accuracy is None:
+        if self.job.evaluate.max_drop is None or self.accuracy is None:
             return []
         top1 = self.accuracy["top1"]
         drops = {name: top1["float"] - value for name, value in top1.items() if name != "float"}
         return [
-            f"{name} is {drop:.2f} points below float, --max-drop allows {self.job.max_drop}"
+            f"{name} is {drop:.2f} points below float, --max-drop allows {self.job.evaluate.max_drop}"
             for name, drop in drops.items()
-            if drop > self.job.max_drop
+            if drop > self.job.evaluate.max_drop
         ]
 
     def report(self, description: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
         """The report as plain data: `description` says what was run, this adds what was found."""
         targets = {}
-        for name in deployable(self.job.quant.targets):
+        for name in deployable(self.job.deploy.targets):
             manifest = self.out.read_manifest(name)
             engine = self.engines.get(name)
             parity = self.parity.get(name)
@@ -99,7 +101,7 @@ class Measured:
             "targets": targets,
             "latency": None if self.latency is None else self.latency.to_json(),
             "layers": [
-                {"path": path, "w_bits": layer.w_bits, "a_bits": layer.a_bits, **bundle.statistics[path]}
+                {"path": path, "w_bits": layer.w_bits, "a_bits": layer.a_bits, **plain_of(bundle.statistics[path])}
                 for path, layer in bundle.layers.items()
             ],
             "not_verified": [
@@ -113,6 +115,7 @@ class Measured:
 
 def measure(
     job: Job,
+    path: Path,
     bundle: Bundle,
     images: ImageSource,
     held_out: ImageSource | None,
@@ -122,9 +125,9 @@ def measure(
     stage: Stage,
 ) -> Measured:
     """Parity of every graph, accuracy where there are labels, the comparison, latency. `pixels` are the calibration set."""
-    found, out = Measured(job=job, processor=processor()), OutputFolder(job.out)
+    found, out = Measured(job=job, path=path, processor=processor()), OutputFolder(path)
     reference = reference_model(bundle)
-    targets = deployable(job.quant.targets)
+    targets = deployable(job.deploy.targets)
     for name in targets:
         if out.has_engine(name):
             found.engines[name] = out.read_engine(name)
@@ -141,16 +144,16 @@ def measure(
                 )
     if held_out is not None:
         with stage("accuracy"):
-            found.accuracy = accuracy(job, bundle, reference, held_out, device, ui)
-        if job.compare or job.seeds > 1 or held_out.labels is not None:
+            found.accuracy = accuracy(job, path, bundle, reference, held_out, device, ui)
+        if job.evaluate.compare or job.evaluate.seeds > 1 or held_out.labels is not None:
             with stage("comparison"):
                 found.comparison = compare(job, images, held_out, device, ui)
-    if targets and targets != job.quant.targets:
+    if targets and targets != job.deploy.targets:
         with stage("price"):
             found.price = price(job, images, held_out, device, ui)
-    if "onnx" in job.quant.targets:
+    if "onnx" in job.deploy.targets:
         with stage("latency"), tempfile.TemporaryDirectory() as folder:
-            found.latency = latency(job, bundle, pixels[:LATENCY_BATCH], Path(folder))
+            found.latency = latency(job, path, bundle, pixels[:LATENCY_BATCH], Path(folder))
     return found
 
 
@@ -164,12 +167,12 @@ def unique_graphs(targets: tuple[str, ...]) -> list[str]:
 
 
 def accuracy(
-    job: Job, bundle: Bundle, reference: nn.Module, held_out: ImageSource, device: torch.device, ui: Ui
+    job: Job, path: Path, bundle: Bundle, reference: nn.Module, held_out: ImageSource, device: torch.device, ui: Ui
 ) -> dict[str, Any]:
     """Top-1 of the float model, the reference and every graph in ONNX Runtime, and their agreement with the reference."""
-    out, graphs = OutputFolder(job.out), unique_graphs(deployable(job.quant.targets))
+    out, graphs = OutputFolder(path), unique_graphs(deployable(job.deploy.targets))
     runners: list[Runner] = [
-        TorchRunner(load(job.model, seed=job.quant.seed).model, device, name="float"),
+        TorchRunner(load(job.model, seed=job.data.seed).model, device, name="float"),
         TorchRunner(reference, device, name="reference"),
         *(OnnxRuntimeRunner(out.graph(name), name=name) for name in graphs),
     ]
@@ -177,7 +180,7 @@ def accuracy(
         runners,
         held_out,
         bundle.identity.preprocess,
-        limit=job.val_images or None,
+        limit=job.data.val_images or None,
         progress=lambda done, total: ui.progress("accuracy", done, total),
     )
     return {
@@ -187,27 +190,27 @@ def accuracy(
     }
 
 
-def latency(job: Job, bundle: Bundle, pixels: Tensor, folder: Path) -> Latency:
+def latency(job: Job, path: Path, bundle: Bundle, pixels: Tensor, folder: Path) -> Latency:
     """ONNX Runtime on this CPU: the float32 model's graph against the quantized one, interleaved."""
     baseline = folder / "float.onnx"
-    save(float_graph(load(job.model, seed=job.quant.seed).model, bundle.identity.preprocess.input_size), baseline)
+    save(float_graph(load(job.model, seed=job.data.seed).model, bundle.identity.preprocess.input_size), baseline)
     threads = torch.get_num_threads()
     runners = [
         OnnxRuntimeRunner(baseline, threads=threads, name="float"),
-        OnnxRuntimeRunner(OutputFolder(job.out).graph("onnx"), threads=threads, name="onnx"),
+        OnnxRuntimeRunner(OutputFolder(path).graph("onnx"), threads=threads, name="onnx"),
     ]
     return measure_latency(runners, pixels, threads=threads)
 
 
 def raise_gates(
-    job: Job,
+    out: Path,
     *,
     engine_problems: list[str],
     parity_problems: list[str] | None = None,
     accuracy_problems: list[str] | None = None,
 ) -> None:
     """The gate that failed first in the chain: engine (6), parity (5), accuracy (4)."""
-    where = f"see {job.out / 'report.md'}"
+    where = f"see {out / 'report.md'}"
     if engine_problems:
         raise EngineError("; ".join(engine_problems), fix=f"{where} and plan.txt; report the model with its build.log")
     if parity_problems:

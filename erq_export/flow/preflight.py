@@ -3,38 +3,41 @@
 import tempfile
 from collections.abc import Iterable, Sequence
 
+from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.contract.errors import SpecError
 from erq_export.contract.files import OutputFolder
-from erq_export.contract.spec import QuantSpec
+from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import TARGETS, deployable, named
+from erq_export.flow.job import Job
 
 
-def check(quant: QuantSpec, capabilities: Sequence[str], out: OutputFolder, *, overwrite: bool) -> None:
+def check(job: Job, out: OutputFolder, *, overwrite: bool) -> None:
     """Everything that needs no model and no image. MachineError, OutputError, SpecError."""
-    check_machine(quant.targets, capabilities)
-    check_solver(quant)
+    check_machine(job.deploy.targets, job.deploy.capability)
+    check_solver(job)
     out.check(overwrite=overwrite)
 
 
-def buildable(quant: QuantSpec, asked: Sequence[str]) -> tuple[str, ...]:
+def buildable(deploy: DeploySpec, asked: Sequence[str]) -> tuple[str, ...]:
     """The targets among `asked`, or else among the run's own, that a graph can be written for from the run's bundle."""
-    if not deployable(quant.targets):
+    if not deployable(deploy.targets):
         raise SpecError(
             "the run was calibrated for reference alone: its grids need not fit any target",
             fix="calibrate again, for example with --to onnx",
         )
-    if not (targets := deployable(asked or quant.targets)):
+    if not (targets := deployable(asked or deploy.targets)):
         raise SpecError("nothing can be built for reference", fix=f"--to {' or --to '.join(deployable(TARGETS))}")
     return targets
 
 
-def check_solver(quant: QuantSpec) -> None:
+def check_solver(job: Job) -> None:
     """MachineError where the rounding asked for needs a mixed-integer solver and none can be run here."""
-    if quant.method == "erq" and quant.rounding == "mipq":
+    options = job.options
+    if isinstance(options, ErqOptions) and options.rounding == "mipq":
         from erq_export.calibrate.published.solver import find_solver
 
         with tempfile.TemporaryDirectory(prefix="mipq-") as folder:
-            find_solver(quant.mipq_seconds, folder)
+            find_solver(options.mipq_seconds, folder)
 
 
 def check_machine(names: Iterable[str], capabilities: Sequence[str] = ()) -> None:

@@ -3,8 +3,9 @@
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,12 +17,13 @@ from erq_export.calibrate.loop import calibrate
 from erq_export.contract.bundle import Bundle, fingerprint
 from erq_export.contract.errors import MachineError
 from erq_export.contract.files import OutputFolder, staged, write_json, write_text
+from erq_export.contract.records import encode, plain_of
 from erq_export.contract.targets import deployable, named
 from erq_export.data.calibration_set import calibration_set, check_enough
 from erq_export.data.sources import calibration_source, validation_source
 from erq_export.exporters.onnx.write import lowered, marker_graph, save, save_manifest
 from erq_export.exporters.tensorrt import build as engine
-from erq_export.flow.job import Job
+from erq_export.flow.job import Job, RunRecord, absolute
 from erq_export.flow.measure import Measured, measure, raise_gates
 from erq_export.flow.meter import Meter
 from erq_export.flow.ui import Ui
@@ -37,12 +39,13 @@ class Run:
     """One run in progress: what was asked, where it goes, what it has cost so far."""
 
     job: Job
+    path: Path
     ui: Ui
     meter: Meter = field(default_factory=Meter)
 
     @property
     def out(self) -> OutputFolder:
-        return OutputFolder(self.job.out)
+        return OutputFolder(self.path)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -53,59 +56,59 @@ class Run:
         self.ui.note(f"{name}: {cost.wall_s:.1f} s, peak memory {cost.peak_mib:.0f} MiB")
 
 
-def run(job: Job, ui: Ui, *, overwrite: bool = False) -> dict[str, Any]:
+def run(job: Job, out: Path, ui: Ui, *, overwrite: bool = False) -> dict[str, Any]:
     """Calibrate, export, build and validate; returns the report, which also lies in the output folder.
 
     Every ErqError is raised before the work that it would waste, gates after the report is written.
     """
-    it = Run(job, ui)
+    it = Run(job, out, ui)
     it.out.check(overwrite=overwrite)
     images = calibration_source(job.model.name, job.data)
-    check_enough(images, job.quant.calib)
-    held_out = validation_source(job.model.name, job.val, job.class_map)
-    device = device_named(job.device)
+    check_enough(images, job.data.calib)
+    held_out = validation_source(job.model.name, job.data)
+    device, asked = device_named(job.device), job.quantization
     with it.stage("load"):
-        loaded = load(job.model, seed=job.quant.seed)
-        if job.quant.attention != "fp16":
-            check_attention(loaded.family.attention(loaded.model), job.quant.targets, job.quant.attention)
-        data = calibration_set(images, loaded.identity.preprocess, n=job.quant.calib, seed=job.quant.seed)
-    ui.note(budget(loaded, job.quant).says())
+        loaded = load(job.model, seed=job.data.seed)
+        if asked.attention != "fp16":
+            check_attention(loaded.family.attention(loaded.model), job.deploy.targets, asked.attention)
+        data = calibration_set(images, loaded.identity.preprocess, n=job.data.calib, seed=job.data.seed)
+    ui.note(budget(loaded, job.data.calib, job.options).says())
     with it.stage("calibrate"):
-        bundle = calibrate(loaded, data, job.quant, device=device, progress=ui.progress)
+        bundle = calibrate(loaded, data, asked, device=device, progress=ui.progress)
         with staged(it.out.path) as folder:
             OutputFolder(folder).bundle.mkdir()
             bundle.save(OutputFolder(folder).bundle)
-            write_json(OutputFolder(folder).run, job.to_json())
+            OutputFolder(folder).run.write_bytes(encode(RunRecord(erq_export=__version__, job=absolute(job))))
     del loaded
-    if targets := deployable(job.quant.targets):
+    if targets := deployable(job.deploy.targets):
         export(it, bundle, targets)
         build_engines(it, targets)
-    return conclude(it, bundle, measure(job, bundle, images, held_out, data.pixels, device, ui, it.stage))
+    return conclude(it, bundle, measure(job, it.path, bundle, images, held_out, data.pixels, device, ui, it.stage))
 
 
-def build(job: Job, ui: Ui, *, targets: Sequence[str]) -> None:
+def build(job: Job, out: Path, ui: Ui, *, targets: Sequence[str]) -> None:
     """The graphs and engines of a finished calibration, again or for further targets.
 
     SpecError where a target lacks the bundle's int8 attention, EngineError where a claim is broken.
     """
-    it = Run(job, ui)
+    it = Run(job, out, ui)
     bundle = Bundle.load(it.out.bundle)
     if bundle.operands:
         check_attention(attention_shapes(bundle), targets)
     export(it, bundle, targets)
     records = build_engines(it, targets)
-    raise_gates(job, engine_problems=[p for r in records.values() for p in r["problems"]])
+    raise_gates(it.path, engine_problems=[p for r in records.values() for p in r["problems"]])
 
 
-def validate(job: Job, ui: Ui) -> dict[str, Any]:
+def validate(job: Job, out: Path, ui: Ui) -> dict[str, Any]:
     """Measure a run again from its artifacts; returns and writes the report."""
-    it = Run(job, ui)
+    it = Run(job, out, ui)
     bundle = Bundle.load(it.out.bundle)
     images = calibration_source(job.model.name, job.data)
-    held_out = validation_source(job.model.name, job.val, job.class_map)
-    data = calibration_set(images, bundle.identity.preprocess, n=job.quant.calib, seed=job.quant.seed)
+    held_out = validation_source(job.model.name, job.data)
+    data = calibration_set(images, bundle.identity.preprocess, n=job.data.calib, seed=job.data.seed)
     device = device_named(job.device)
-    return conclude(it, bundle, measure(job, bundle, images, held_out, data.pixels, device, ui, it.stage))
+    return conclude(it, bundle, measure(job, it.path, bundle, images, held_out, data.pixels, device, ui, it.stage))
 
 
 def export(it: Run, bundle: Bundle, targets: Sequence[str]) -> None:
@@ -125,7 +128,7 @@ def export(it: Run, bundle: Bundle, targets: Sequence[str]) -> None:
         markers = marker_graph(bundle)
         for i, target in enumerate(targets):
             it.ui.progress(f"export {target}", i, len(targets))
-            graph, manifest = lowered(markers, named(target), description, pack=spec.pack)
+            graph, manifest = lowered(markers, named(target), description, pack=it.job.deploy.pack)
             with staged(it.out.target(target)) as folder:
                 save(graph, folder / "model.onnx")
                 save_manifest(manifest, folder / "manifest.json")
@@ -148,8 +151,8 @@ def build_engines(it: Run, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
                 it.out.read_manifest(target.name),
                 folder,
                 package=cast(Package, target.package),
-                compute_capabilities=it.job.capability if target.ahead_of_time else (),
-                batch=it.job.batch,
+                compute_capabilities=it.job.deploy.capability if target.ahead_of_time else (),
+                batch=it.job.deploy.batch,
                 on_progress=on_progress,
             )
     return records
@@ -161,9 +164,9 @@ def conclude(it: Run, bundle: Bundle, measured: Measured) -> dict[str, Any]:
     description = {
         "erq_export": __version__,
         "bundle_sha256": fingerprint(it.out.bundle),
-        "model": asdict(bundle.identity) | {"preprocess": bundle.identity.preprocess.to_json()},
-        "quant": bundle.spec.to_json(),
-        "data": {k: v for k, v in bundle.data.items() if k != "names"},
+        "model": plain_of(bundle.identity),
+        "quant": plain_of(bundle.spec) | {"targets": list(it.job.deploy.targets)},
+        "data": {k: v for k, v in plain_of(bundle.data).items() if k != "names"},
         "machine": {
             "python": platform.python_version(),
             "processor": measured.processor,
@@ -178,7 +181,7 @@ def conclude(it: Run, bundle: Bundle, measured: Measured) -> dict[str, Any]:
     write_text(it.out.report.with_suffix(".md"), markdown(report))
     draw(report, it.out.report.with_suffix(".svg"))
     raise_gates(
-        it.job,
+        it.path,
         engine_problems=measured.engine_problems(),
         parity_problems=measured.parity_problems(),
         accuracy_problems=measured.accuracy_problems(),

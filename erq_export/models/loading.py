@@ -7,7 +7,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from erq_export.contract.errors import SpecError
-from erq_export.contract.identity import Identity
+from erq_export.contract.identity import Identity, Weights
 from erq_export.contract.preprocess import Preprocess
 from erq_export.contract.sites import Stage
 from erq_export.contract.spec import ModelSpec
@@ -38,6 +38,7 @@ def load(spec: ModelSpec, *, seed: int) -> Loaded:
     """
     alias = alias_of(spec.name)
     args = (DEMO_MODEL_ARGS if spec.name == "demo" else {}) | spec.model_args
+    source: Weights
     if spec.checkpoint is not None:
         model, source = architecture(alias.timm_name, args), "checkpoint"
         digest: str | None = read_checkpoint(model, Path(spec.checkpoint))

@@ -4,10 +4,11 @@ import hashlib
 from typing import Any
 
 import torch
+from asked import asked
 
 from erq_export.calibrate.loop import calibrate
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.spec import Bits, ModelSpec, QuantSpec
+from erq_export.contract.spec import ModelSpec, Quantization
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.models.loading import Loaded, load
 
@@ -47,11 +48,14 @@ def random_images(n: int = N_IMAGES, *, seed: int = 0, size: int = 16) -> Calibr
     return CalibrationSet(pixels=pixels, names=names, sha256=hashlib.sha256(pixels.numpy().tobytes()).hexdigest())
 
 
-def tiny_spec(bits: str = "w4a4", targets: tuple[str, ...] = ("onnx",), **changes: Any) -> QuantSpec:
-    defaults: dict[str, Any] = {"ridge": TINY_RIDGE, "calib": N_IMAGES}
-    return QuantSpec(bits=Bits.parse(bits), targets=targets, **defaults | changes)
+def tiny_spec(
+    bits: str = "w4a4", targets: tuple[str, ...] = ("onnx",), *, method: str = "erq", **changes: Any
+) -> Quantization:
+    """`changes` are options of the method, `attention` and `pack`."""
+    defaults: dict[str, Any] = {"ridge": TINY_RIDGE} if method == "erq" else {}
+    return asked(bits, targets, method=method, **defaults | changes)
 
 
-def calibrated_bundle(loaded: Loaded, data: CalibrationSet, spec: QuantSpec) -> Bundle:
+def calibrated_bundle(loaded: Loaded, data: CalibrationSet, spec: Quantization) -> Bundle:
     """Calibrate on the CPU without a word; `loaded.model` becomes the quantized model."""
     return calibrate(loaded, data, spec, device=torch.device("cpu"), progress=lambda *_: None)

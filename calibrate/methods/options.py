@@ -1,0 +1,76 @@
+"""What every method's options have in common: the quantizers that a method chooses integers for."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+
+from erq_export.contract.records import Spec
+from erq_export.contract.spec import ACTIVATION_BITS
+
+Inputs = Literal["float", "quantized"]
+
+
+class Options(Spec, frozen=True, kw_only=True):
+    """Options of any method: ranges and bits of the quantizers. A method adds its own knobs (`-O NAME=VALUE`)."""
+
+    # what no target can run: allowed for `--to reference` alone
+    SIMULATED: ClassVar[dict[str, Any]] = {"patch_input": "float"}
+
+    input_ranges: Annotated[
+        Inputs, Meta(description="input ranges from float activations, or behind quantized ones (as published)")
+    ] = "float"
+    weight_percentiles: Annotated[
+        Literal["wide", "repq"],
+        Meta(description="weight ranges searched: the extended paper's 10 percentiles or RepQ's 3"),
+    ] = "wide"
+    attention_bits: Annotated[
+        int,
+        Meta(
+            ge=ACTIVATION_BITS[0],
+            le=ACTIVATION_BITS[-1],
+            description="--attention int8: designed bits of q, k, v and softmax",
+            extra={"fix": "3 to 8"},
+        ),
+    ] = 8
+    patch_input: Annotated[
+        Literal["8", "float"], Meta(description="--to reference: bits of the image, or not quantized")
+    ] = "8"
+
+    @classmethod
+    def word(cls, name: str) -> str:
+        return f"-O {name}"
+
+    def folds(self, role: str) -> bool:  # noqa: ARG002 - methods that fold look at it
+        """Is the LayerNorm in front of a layer of this role reparameterised?"""
+        return False
+
+    @property
+    def mean_zero(self) -> bool:
+        """Does a folded grid keep the mean zero point, which is no integer?"""
+        return False
+
+    @property
+    def deployed_inputs(self) -> bool:
+        """Are layers fitted to what the quantized layers before them produce?"""
+        return False
+
+
+class FoldOptions(Options, frozen=True, kw_only=True):
+    """Options of the methods that fold LayerNorms (RepQ-ViT's reparameterisation)."""
+
+    SIMULATED: ClassVar[dict[str, Any]] = Options.SIMULATED | {"zero_points": "mean"}
+
+    fold_reduction: Annotated[
+        bool, Meta(description="fold the LayerNorm before Swin's reduction too, as RepQ-ViT does")
+    ] = True
+    zero_points: Annotated[
+        Literal["integer", "mean"],
+        Meta(description="--to reference: after the LayerNorm fold rounded, or the mean as published"),
+    ] = "integer"
+
+    def folds(self, role: str) -> bool:
+        return role != "reduction" or self.fold_reduction
+
+    @property
+    def mean_zero(self) -> bool:
+        return self.zero_points == "mean"

@@ -1,0 +1,45 @@
+"""One layer's problem, and what solves it: the contract between the calibration loop and a method's solver.
+
+Letters:  W (n, k) weight;  K = k + 1, the bias is the last column;  q (n, k) integers
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from erq_export.contract.formats.affine import Grid
+from erq_export.contract.sites import Role
+from erq_export.contract.targets import GridRules
+
+from ..moments import Moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One layer, after the activation grids are fixed: W (n, k) and bias (n,) float64, and the moments of its inputs."""
+
+    weight: Tensor
+    bias: Tensor
+    moments: Moments
+    role: Role
+    w_bits: int
+    rules: GridRules
+
+    @property
+    def augmented(self) -> Tensor:
+        """[W b] (n, K)."""
+        return torch.cat([self.weight, self.bias[:, None]], 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """Integers q (n, k) as float64, their grid with tensors (n, 1), and the bias (n,) that goes with them.
+
+    With a second grid for the columns `outliers` (m,), the grid's tensors are (n, k).
+    """
+
+    q: Tensor
+    grid: Grid
+    bias: Tensor
+    outliers: Tensor | None = None

@@ -1,0 +1,57 @@
+"""`erq-export MODEL …`: the main job."""
+
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from erq_export.cli.options import options_of
+from erq_export.contract.records import Spec
+from erq_export.contract.spec import DataSpec, DeploySpec, EvaluateSpec, MethodSpec, ModelSpec
+from erq_export.flow.job import Job, resolve
+
+GROUPS: dict[str, tuple[type[Spec], tuple[str, ...]]] = {
+    "Model": (ModelSpec, ("checkpoint", "pretrained", "model_args", "preprocess")),
+    "Data": (DataSpec, ("data", "calib", "seed", "val", "class_map", "val_images")),
+    "Quantization": (MethodSpec, ("bits", "method", "options")),
+    "Deployment": (DeploySpec, ("targets", "attention", "pack", "capability", "max_batch")),
+    "Checks": (EvaluateSpec, ("compare", "seeds", "max_drop")),
+}
+MORE = {"Quantization": ("--published",)}
+OUTPUT = ("--out", "--overwrite", "--device", "--help")
+
+
+def grouped(command: Any) -> Any:
+    """The options of every slice, a panel a slice."""
+    command = click.option_panel("Output", options=list(OUTPUT))(command)
+    for title, (spec, names) in reversed(GROUPS.items()):
+        command = options_of(spec, names)(command)
+        command = click.option_panel(title, options=[*names, *MORE.get(title, ())])(command)
+    return command
+
+
+@click.command()
+@click.argument("name", metavar="MODEL")
+@grouped
+@options_of(Job, ("published", "device"))
+@click.option("--out", required=True, type=Path, metavar="DIR", help="folder to write; must be new or empty")
+@click.option("--overwrite", is_flag=True, help="replace the run that --out holds, once the new bundle is complete")
+def run(out: Path, overwrite: bool, **given: Any) -> None:
+    """The main job: calibrate MODEL, export it, build its engines, validate all of it.
+
+    MODEL is an alias (erq-export models) or any timm name whose blocks are known.
+    """
+    method_options = given.pop("options")
+    asked = {name: value for name, value in given.items() if value not in (None, (), {})}
+    if "targets" in asked:
+        asked["targets"] = tuple(dict.fromkeys(asked["targets"]))
+    job = resolve(asked, options=method_options, typed=True)
+    from erq_export.contract.files import OutputFolder
+    from erq_export.flow import preflight
+
+    preflight.check(job, OutputFolder(out), overwrite=overwrite)
+    from erq_export.flow import run as flow
+    from erq_export.flow.terminal import Terminal
+
+    terminal = Terminal()
+    terminal.show(flow.run(job, out, terminal, overwrite=overwrite), out)
