@@ -21,10 +21,10 @@ def keep_within(shelf: Shelf, limit_bytes: int, evicted: Callable[[Kept], None])
             evicted(item)
 
 
-def make_room(shelf: Shelf, n_bytes: int, spare: tuple[str, str], evicted: Callable[[Kept], None]) -> None:
+def make_room(shelf: Shelf, n_bytes: int, spare: tuple[str, str] | None, evicted: Callable[[Kept], None]) -> None:
     """For a full disk: remove the least recently used until `n_bytes` are free, or half of what was kept, whichever is more.
 
-    Nobody can know how much the artifact `spare` = (kind, key) will still need; its own checkpoints stay.
+    Nobody can know how much the artifact `spare` = (kind, key), if any, will still need; its own checkpoints stay.
     """
     items = [item for item in shelf.items() if (item.kind, item.key) != spare]
     goal = max(n_bytes, sum(item.size for item in items) // 2)

@@ -16,7 +16,7 @@ KEY = re.compile(r"[0-9a-f]{64}")
 KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
-def key(kind: str, inputs: Mapping[str, str], slice: Any, code: str) -> str:  # noqa: A002 (the word the design uses)
+def key(kind: str, inputs: Mapping[str, str], slice: Any, code: str) -> str:
     """The key of an artifact: 64 hexadecimal digits, sha256 of everything that decides what it is.
 
     kind    what it is, such as "bundle"

@@ -2,8 +2,9 @@
 
 import json
 import os
+import threading
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,7 +15,7 @@ _TURN_OVER_BYTES = 4 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """begun: a maker was called; made: it came back without an error; damaged: found so and removed; evicted: removed for space."""
+    """begun: a maker was called; made: it came back; damaged: found so and removed; evicted: removed to save space."""
 
     event: Happened
     kind: str
@@ -65,3 +66,32 @@ class EventLog:
     @property
     def _before(self) -> Path:
         return self.path.with_name("log.1.jsonl")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What this store object saw happen to one kind of artifact."""
+
+    hits: int = 0
+    made: int = 0
+    damaged: int = 0
+    evicted: int = 0
+
+
+class Tally:
+    """Counts of one store object, by kind. For several threads."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counts] = {}
+        self._guard = threading.Lock()
+
+    def add(self, kind: str, what: Literal["hits", "made", "damaged", "evicted"]) -> None:
+        """One more."""
+        with self._guard:
+            before = self._counts.get(kind, Counts())
+            self._counts[kind] = replace(before, **{what: getattr(before, what) + 1})
+
+    def counts(self) -> dict[str, Counts]:
+        """As they are now."""
+        with self._guard:
+            return dict(self._counts)

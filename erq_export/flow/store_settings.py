@@ -23,7 +23,11 @@ def default_root() -> Path:
     """
     named = os.environ.get(ROOT_VARIABLE)
     try:
-        root = Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("erq-export", False) / "store"
+        root = (
+            Path(named).expanduser().absolute()
+            if named
+            else platformdirs.user_cache_path("erq-export", False) / "store"
+        )
     except (RuntimeError, OSError) as e:
         raise SpecError(f"no folder for the store: {e}", fix=f"{ROOT_VARIABLE}=/an/absolute/folder") from e
     if not root.is_absolute():

@@ -58,7 +58,7 @@ class Shelf:
             for name in ("entries", "partial", "checkpoints"):
                 (self.home / name).mkdir(parents=True, exist_ok=True)
         self.locks.prepare()
-        with suppress(OSError), (self.root / "CACHEDIR.TAG").open("x", encoding="ascii") as f:
+        with suppress(OSError), (self.home / "CACHEDIR.TAG").open("x", encoding="ascii") as f:
             f.write(_TAG)
 
     def prove_room(self) -> None:
@@ -106,7 +106,7 @@ class Shelf:
                 _flush(folder)
             self.discard(kind, key)
             final = self._entry(kind, key)
-            final.parent.mkdir(exist_ok=True)
+            final.parent.mkdir(parents=True, exist_ok=True)
             files.parent.rename(final)
             _flush(final.parent)
         return record

@@ -20,6 +20,7 @@ class StoreTrouble(Exception):
     def __init__(self, error: OSError) -> None:
         super().__init__(str(error))
         self.error = error
+        self.n_bytes = 0  # written when it happened
 
     @property
     def full(self) -> bool:
@@ -33,6 +34,7 @@ class StoreTrouble(Exception):
     def no_locks(self) -> bool:
         return self.error.errno in _NO_LOCKS
 
+    @property
     def words(self) -> str:
         return self.error.strerror or str(self.error)
 
