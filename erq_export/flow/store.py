@@ -159,7 +159,9 @@ class Store:
                 for item in shelf.items():
                     old = older_than is None or datetime.now(UTC) - item.last_used >= older_than
                     if old and kind in (None, item.kind):
-                        (removed if shelf.remove_if_idle(item) else left).append(item)
+                        removal = shelf.remove_if_idle(item)
+                        if removal != "gone":
+                            (removed if removal == "removed" else left).append(item)
                 shelf.sweep()
             except StoreTrouble as t:
                 raise refusal(shelf, t) from t

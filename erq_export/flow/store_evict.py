@@ -16,9 +16,11 @@ def keep_within(shelf: Shelf, limit_bytes: int, evicted: Callable[[Kept], None])
     total = sum(item.size for item in items if item.size <= limit_bytes)
     for item in items:
         too_large = item.size > limit_bytes
-        if (too_large or total > limit_bytes) and shelf.remove_if_idle(item):
-            total -= 0 if too_large else item.size
-            evicted(item)
+        if too_large or total > limit_bytes:
+            removal = shelf.remove_if_idle(item)
+            total -= item.size if removal != "in use" and not too_large else 0
+            if removal == "removed":
+                evicted(item)
 
 
 def make_room(shelf: Shelf, n_bytes: int, spare: tuple[str, str] | None, evicted: Callable[[Kept], None]) -> None:
@@ -29,6 +31,6 @@ def make_room(shelf: Shelf, n_bytes: int, spare: tuple[str, str] | None, evicted
     items = [item for item in shelf.items() if (item.kind, item.key) != spare]
     goal = max(n_bytes, sum(item.size for item in items) // 2)
     for item in items:
-        if goal > 0 and shelf.remove_if_idle(item):
+        if goal > 0 and shelf.remove_if_idle(item) == "removed":
             goal -= item.size
             evicted(item)

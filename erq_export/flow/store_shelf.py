@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from erq_export.flow.store_lock import KeyLocks
 from erq_export.flow.store_log import EventLog
@@ -25,6 +26,7 @@ from erq_export.flow.store_trouble import identity_of, trouble
 
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Kept by erq-export to save work; may be deleted at any time.\n"
 _PROBE_BYTES = 1 << 16
+Removal = Literal["removed", "gone", "in use"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +126,23 @@ class Shelf:
                 entry.rename(trash / "entry")
                 shutil.rmtree(trash, ignore_errors=True)
 
-    def remove_if_idle(self, item: Kept) -> bool:
-        """Remove an entry or checkpoints unless somebody makes or reads them. Was it removed?"""
+    def remove_if_idle(self, item: Kept) -> Removal:
+        """Remove an entry or checkpoints as they were listed, unless somebody makes, reads, or has used them since."""
         with self.locks.idle(item.kind, item.key) as idle:
-            if idle and item.finished:
+            if not idle:
+                return "in use"
+            path = self._entry(item.kind, item.key) if item.finished else self.checkpoints(item.kind, item.key)
+            try:
+                last_used = _last_used(path)
+            except FileNotFoundError:
+                return "gone"
+            if last_used != item.last_used:
+                return "in use"
+            if item.finished:
                 self.discard(item.kind, item.key)
-            elif idle:
-                shutil.rmtree(self.checkpoints(item.kind, item.key), ignore_errors=True)
-            return idle
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+            return "removed"
 
     def items(self) -> list[Kept]:
         """Everything kept, least recently used first. Only records are read, no content."""
@@ -142,8 +153,7 @@ class Shelf:
                 if not is_name(kind, key):
                     continue
                 with suppress(OSError):  # it may go while we look
-                    clock = path / "entry.json" if finished and (path / "entry.json").exists() else path
-                    last_used = datetime.fromtimestamp(clock.lstat().st_mtime, UTC)
+                    last_used = _last_used(path)
                     size = size_below(path)
                     what = self._in_words(kind, key) if finished else "checkpoints of unfinished work"
                     found.append(
@@ -178,6 +188,12 @@ class Shelf:
             return read_record(self._entry(kind, key) / "entry.json", kind, key).description
         except Damaged as e:
             return f"damaged: {e}"
+
+
+def _last_used(path: Path) -> datetime:
+    """When an entry was read or made last, or a checkpoint saved. FileNotFoundError where there is nothing."""
+    clock = path / "entry.json" if os.path.lexists(path / "entry.json") else path
+    return datetime.fromtimestamp(clock.lstat().st_mtime, UTC)
 
 
 def _flush(folder: Path) -> None:
