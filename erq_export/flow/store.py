@@ -52,6 +52,7 @@ class Store:
         self._tally = Tally()
         self._open: set[Entry] = set()
         self._guard = threading.Lock()  # of the set
+        self._over_limit = False  # when last looked, by what was in use
         self._places.open(explicit=explicit, make_room=partial(self._make_room, artifact=None))
 
     @classmethod
@@ -203,7 +204,7 @@ class Store:
             end()
             with self._guard:
                 self._open.discard(entry)
-            if shelf is self._places.kept and entry.size > self.limit_bytes:
+            if shelf is self._places.kept and (self._over_limit or entry.size > self.limit_bytes):
                 self._keep_within_limit()
 
         entry = Entry(record, shelf.files(kind, key), made_now=made_now, closed=closed)
@@ -233,7 +234,7 @@ class Store:
         shelf = self._places.kept
         if shelf is not None:
             with suppress(StoreTrouble):  # whatever it is, the next one to write meets it, too
-                keep_within(shelf, self.limit_bytes, self._evicted(shelf))
+                self._over_limit = not keep_within(shelf, self.limit_bytes, self._evicted(shelf))
 
     def _make_room(self, shelf: Shelf, n_bytes: int, *, artifact: tuple[str, str] | None) -> None:
         make_room(shelf, 2 * n_bytes, artifact, self._evicted(shelf))

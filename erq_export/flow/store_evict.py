@@ -5,22 +5,27 @@ from collections.abc import Callable
 from erq_export.flow.store_shelf import Kept, Shelf
 
 
-def keep_within(shelf: Shelf, limit_bytes: int, evicted: Callable[[Kept], None]) -> None:
-    """Bring the store to its limit. `evicted(item)` is called for each thing removed. StoreTrouble where the disk fails.
+def keep_within(shelf: Shelf, limit_bytes: int, evicted: Callable[[Kept], None]) -> bool:
+    """Bring the store to its limit; is it there now? `evicted(item)` is called for each thing removed.
 
     What is alone larger than the limit can never be kept: it goes first, as soon as nobody uses it, and until then it
     doesn't count, so that it never drives out what can be kept. Then the least recently used go until the rest fits.
-    What is in use stays even if the store is then over its limit; the next call looks again.
+    What is in use stays even if the store is then over its limit; the next call looks again. StoreTrouble where the disk
+    fails.
     """
     items = shelf.items()
     total = sum(item.size for item in items if item.size <= limit_bytes)
+    n_too_large = sum(item.size > limit_bytes for item in items)
     for item in items:
         too_large = item.size > limit_bytes
         if too_large or total > limit_bytes:
             removal = shelf.remove_if_idle(item)
-            total -= item.size if removal != "in use" and not too_large else 0
+            if removal != "in use":
+                n_too_large -= too_large
+                total -= 0 if too_large else item.size
             if removal == "removed":
                 evicted(item)
+    return total <= limit_bytes and not n_too_large
 
 
 def make_room(shelf: Shelf, n_bytes: int, spare: tuple[str, str] | None, evicted: Callable[[Kept], None]) -> None:

@@ -8,6 +8,7 @@ the key's lock and finds no live reader knows that nobody reads and nobody can b
 import errno
 import os
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +29,8 @@ class KeyLocks:
 
     def prepare(self) -> None:
         """Make the folder, and prove that locks work there. StoreTrouble where not."""
-        with trouble():
+        with trouble(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # filelock's, before it turns to locks that we refuse
             self.readers.mkdir(parents=True, exist_ok=True)
             probe = FileLock(self.readers / f"probe.{uuid.uuid4().hex}", thread_local=False)
             _acquire(probe, timeout=0)

@@ -22,7 +22,7 @@ from erq_export.flow.store import Store
 from erq_export.flow.store_entry import Work
 from erq_export.flow.store_key import key
 
-N_STEPS = 4
+N_STEPS = 3
 LIMIT = 1 << 30
 
 
