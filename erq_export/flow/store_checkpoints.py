@@ -48,9 +48,11 @@ class Checkpoints:
                 os.fsync(f.fileno())
             final = self.folder / f"{name}@{sha256_of(beside / name)}"
             before = [path for path in self._all(self.folder, name) if path != final]
-            # Equal content: the rename would meet a folder that is not empty. Replace it, it may be damaged.
-            shutil.rmtree(final, ignore_errors=True)
-            beside.rename(final)
+            if _whole(final / name):
+                os.utime(final)  # the same content is there already: only make it the newest
+            else:
+                shutil.rmtree(final, ignore_errors=True)
+                beside.rename(final)
         except Exception as e:
             found = trouble_behind(e, beside, identity or (0, 0))
             if found is None:
@@ -70,9 +72,8 @@ class Checkpoints:
             if folder is None:
                 continue
             for path in self._all(folder, name):
-                with suppress(OSError):
-                    if not (path / name).is_symlink() and sha256_of(path / name) == path.name.rpartition("@")[2]:
-                        return path / name
+                if _whole(path / name):
+                    return path / name
         return None
 
     def names(self) -> list[str]:
@@ -92,6 +93,14 @@ class Checkpoints:
             for path in folder.glob(f"{name}@*"):
                 found.append((path.stat().st_mtime_ns, path))
         return [path for _, path in sorted(found, reverse=True)]
+
+
+def _whole(path: Path) -> bool:
+    """Is the file there, with the content that its folder is named after?"""
+    try:
+        return not path.is_symlink() and sha256_of(path) == path.parent.name.rpartition("@")[2]
+    except OSError:
+        return False
 
 
 def _check(name: str) -> None:

@@ -97,7 +97,10 @@ class Shelf:
             return files
 
     def publish(self, kind: str, key: str, description: str, files: Path, identity: tuple[int, int]) -> Record:
-        """Make what was written into `files` the entry. StoreTrouble where the disk fails or the folder was taken away."""
+        """Make what was written into `files` the entry, of which there must be none yet.
+
+        StoreTrouble where the disk fails or the folder was taken away meanwhile.
+        """
         with trouble():
             if identity_of(files) != identity:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(files))
@@ -106,7 +109,6 @@ class Shelf:
             files.parent.chmod(0o755)  # mkdtemp's is private; what is in it has the user's own modes
             for folder in (files, files.parent):
                 _flush(folder)
-            self.discard(kind, key)
             final = self._entry(kind, key)
             final.parent.mkdir(parents=True, exist_ok=True)
             files.parent.rename(final)

@@ -13,6 +13,7 @@ from erq_export.errors import DataError, ErqError, SpecError
 from erq_export.flow.store import Store
 from erq_export.flow.store_entry import Work
 from erq_export.flow.store_settings import default_limit, default_root, in_words, parse_size
+from erq_export.flow.store_shelf import Shelf
 
 A, B, C, D = ("abcd"[i] * 64 for i in range(4))
 ROOM = 1 << 30
@@ -158,6 +159,17 @@ def test_what_is_in_use_stays_even_over_the_limit(tmp_path: Path) -> None:
     assert kept(third) == ["c"]
 
 
+def test_what_was_used_since_it_was_listed_is_not_removed(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    with Store(tmp_path, ROOM) as store:
+        use(store, A, writes("1"))
+        (old,) = shelf.items()
+        use(store, A)
+        assert shelf.remove_if_idle(old) == "in use"
+        (new,) = shelf.items()
+        assert (shelf.remove_if_idle(new), shelf.remove_if_idle(new)) == ("removed", "gone")
+
+
 def test_larger_than_the_limit_is_read_then_gone_and_drives_nothing_out(tmp_path: Path) -> None:
     with Store(tmp_path, 4_000) as store:
         use(store, A, writes("small"))
@@ -188,6 +200,16 @@ def test_the_spare_folder_of_a_killed_process_is_removed_by_a_later_one(tmp_path
         os.utime(orphan, (orphan.stat().st_mtime - age_s,) * 2)
         subprocess.run([sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
         assert list(tmp_path.iterdir()) == left
+
+
+def test_the_spare_folder_of_a_living_process_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Store.none() as one, Store.none() as other:
+        use(one, A, writes("1"))
+        (folder,) = tmp_path.iterdir()
+        os.utime(folder, (folder.stat().st_mtime - 3600,) * 2)
+        use(other, A, writes("2"))
+        assert use(one, A) == "1"
 
 
 def test_clear_by_kind_and_age(tmp_path: Path) -> None:

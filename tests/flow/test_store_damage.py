@@ -131,6 +131,18 @@ def test_damage_is_found_and_made_again(name: str, tmp_path: Path) -> None:
         assert not store.fetch("bundle", KEY, make, description="found").made_now
 
 
+def test_damage_is_removed_even_where_it_cannot_be_made_again(tmp_path: Path) -> None:
+    def fail(work: Work) -> None:
+        raise LookupError
+
+    with Store(tmp_path, 1 << 30) as store:
+        store.fetch("bundle", KEY, make, description="before").close()
+        (tmp_path / "v1" / "entries" / "bundle" / KEY / "files" / "y").unlink()
+        with pytest.raises(LookupError):
+            store.fetch("bundle", KEY, fail, description="")
+        assert store.contents() == []
+
+
 def test_what_was_not_touched_is_not_damaged(tmp_path: Path) -> None:
     with Store(tmp_path, 1 << 30) as store:
         store.fetch("bundle", KEY, make, description="before").close()

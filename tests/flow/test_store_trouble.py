@@ -120,7 +120,7 @@ def test_no_folder_for_temporary_files_either(tmp_path: Path, monkeypatch: pytes
     assert "TMPDIR" in caught.value.fix
 
 
-@pytest.mark.parametrize("when", ["before", "making", "saved"])
+@pytest.mark.parametrize("when", ["before", "making", "made again", "saved"])
 def test_deleted_while_running(when: str, tmp_path: Path) -> None:
     root = tmp_path / "store"
     calls: list[int] = []
@@ -131,6 +131,9 @@ def test_deleted_while_running(when: str, tmp_path: Path) -> None:
             shutil.rmtree(root)
         (work.folder / "x").write_text("1")
         work.checkpoints.save("c", lambda path: path.write_text("c"))
+        if when == "made again" and len(calls) == 1:
+            shutil.rmtree(root)
+            work.folder.mkdir(parents=True)  # as a maker of sub-folders does, without knowing that "x" is lost
         if when == "saved" and len(calls) == 1:
             shutil.rmtree(root)
 

@@ -1,9 +1,11 @@
 """Run by test_store_processes.py in a process of its own: children that work in one store are killed, the rest is checked.
 
     store_kills.py everywhere ROOT     kill at every single file operation of a fetch, one after the other
+    store_kills.py evicting ROOT       the same where an older artifact must go to make room
     store_kills.py at-random ROOT      kill 60 times at random moments (fixed seed) of a longer piece of work
     store_kills.py together ROOT       eight processes want the same artifact at the same moment
     store_kills.py crowd ROOT          four processes, more artifacts than fit: nobody loses what it reads
+    store_kills.py denied ROOT         a user who may not write into the store
     store_kills.py hold ROOT           say "held" while making, and wait to be killed
 
 Everything forks from here: this process has one thread and loads nothing heavy, so a child costs milliseconds.
@@ -18,11 +20,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from erq_export.errors import OutputError
 from erq_export.flow.store import Store
 from erq_export.flow.store_entry import Work
 from erq_export.flow.store_key import key
 
-N_STEPS = 3
+N_STEPS = 2
 LIMIT = 1 << 30
 
 
@@ -97,27 +100,32 @@ def nothing_false_is_kept(root: Path, artifacts: range) -> None:
     assert list((root / "v1" / "locks" / "readers").iterdir()) == []
 
 
+def dying_at(n: int, work: Callable[[], None]) -> Callable[[], None]:
+    """`work` that is killed at its nth file operation, if it gets so far."""
+
+    def die() -> None:
+        seen = 0
+
+        def hook(event: str, _: object) -> None:
+            nonlocal seen
+            if event == "open" or event.startswith(("os.", "fcntl.", "shutil.", "tempfile.")):
+                seen += 1  # before the kill, which is an event, too
+                if seen == n + 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        work()
+
+    return die
+
+
 def everywhere(root: Path) -> None:
     """Each child dies one file operation later than the one before, in an empty store, until one survives."""
     n_kills = 0
     while True:
         here = root / str(n_kills)
         here.mkdir()
-
-        def work(here: Path = here, fatal: int = n_kills) -> None:
-            seen = 0
-
-            def hook(event: str, _: object) -> None:
-                nonlocal seen
-                if event == "open" or event.startswith(("os.", "fcntl.", "shutil.", "tempfile.")):
-                    seen += 1  # before the kill, which is an event, too
-                    if seen == fatal + 1:
-                        os.kill(os.getpid(), signal.SIGKILL)
-
-            sys.addaudithook(hook)
-            fetch(here, 1)
-
-        status = ended(child(work))
+        status = ended(child(dying_at(n_kills, lambda here=here: fetch(here, 1))))
         nothing_false_is_kept(here, range(1, 2))
         assert ended(child(lambda here=here: fetch(here, 1))) == 0
         saved = Counter((here / "saved").read_text().splitlines())
@@ -127,6 +135,28 @@ def everywhere(root: Path) -> None:
         assert status == -signal.SIGKILL
         n_kills += 1
     assert n_kills > 50, f"only {n_kills} operations: the hook sees too little"
+    print("kills", n_kills)  # noqa: T201
+
+
+def evicting(root: Path) -> None:
+    """There is room for one; artifact 1 was there, and goes for artifact 2: die at each operation of that."""
+    fetch(root, 1)
+    one = Store(root, LIMIT).contents()[0].size
+    limit = one + one // 2
+    n_kills = 0
+    while True:
+        status = ended(child(dying_at(n_kills, lambda: fetch(root, 2, limit))))
+        nothing_false_is_kept(root, range(1, 3))
+        fetch(root, 2, limit)
+        with Store(root, limit) as store:
+            assert [item.key for item in store.contents()] == [key_of(2)]
+            store.clear()
+        fetch(root, 1, limit)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        n_kills += 1
+    assert n_kills > 80, n_kills
     print("kills", n_kills)  # noqa: T201
 
 
@@ -197,6 +227,29 @@ def crowd(root: Path) -> None:
     assert not any(event == "damaged" for event, _ in happened)
 
 
+def denied(root: Path) -> None:
+    """The folder belongs to another user: refused where it was named, else used around."""
+    root.chmod(0o500)
+
+    def work() -> None:
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        said: list[str] = []
+        with Store(root / "store", LIMIT, say=said.append) as store:
+            assert store.fetch("bundle", key_of(1), lambda work: None, description="").made_now
+            assert not store.fetch("bundle", key_of(1), lambda work: None, description="").made_now
+        assert len(said) == 1
+        assert "Permission denied" in said[0]
+        try:
+            Store(root / "store", LIMIT, explicit=True)
+        except OutputError as e:
+            assert "Permission denied" in e.problem  # noqa: PT017 (this script has no pytest)
+        else:
+            raise AssertionError("not refused")
+
+    assert ended(child(work)) == 0
+
+
 def hold(root: Path) -> None:
     """Make forever."""
 
@@ -209,5 +262,13 @@ def hold(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    modes = {"everywhere": everywhere, "at-random": at_random, "together": together, "crowd": crowd, "hold": hold}
+    modes = {
+        "everywhere": everywhere,
+        "evicting": evicting,
+        "at-random": at_random,
+        "together": together,
+        "crowd": crowd,
+        "denied": denied,
+        "hold": hold,
+    }
     modes[sys.argv[1]](Path(sys.argv[2]))
