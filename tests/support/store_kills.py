@@ -20,10 +20,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from erq_export.errors import OutputError
-from erq_export.flow.store import Store
-from erq_export.flow.store_entry import Work
-from erq_export.flow.store_key import key
+from erq_export.contract.errors import OutputError
+from erq_export.flow.store.entry import Work
+from erq_export.flow.store.key import key
+from erq_export.flow.store.store import Store
 
 N_STEPS = 2
 LIMIT = 1 << 30

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from erq_export.flow.store_lock import KeyLocks
-from erq_export.flow.store_log import EventLog
-from erq_export.flow.store_record import (
+from erq_export.flow.store.lock import KeyLocks
+from erq_export.flow.store.log import EventLog
+from erq_export.flow.store.record import (
     Damaged,
     Record,
     describe,
@@ -22,7 +22,7 @@ from erq_export.flow.store_record import (
     verify,
     write_record,
 )
-from erq_export.flow.store_trouble import identity_of, trouble
+from erq_export.flow.store.trouble import identity_of, trouble
 
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Kept by erq-export to save work; may be deleted at any time.\n"
 _PROBE_BYTES = 1 << 16

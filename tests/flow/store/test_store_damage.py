@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erq_export.flow.store import Store
-from erq_export.flow.store_entry import Work
-from erq_export.flow.store_record import Damaged, read_record
+from erq_export.flow.store.entry import Work
+from erq_export.flow.store.record import Damaged, read_record
+from erq_export.flow.store.store import Store
 
 KEY = "a" * 64
 SECRET = "not part of any entry"

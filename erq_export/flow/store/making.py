@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from erq_export.flow.store_checkpoints import Checkpoints
-from erq_export.flow.store_entry import Work
-from erq_export.flow.store_log import Happened
-from erq_export.flow.store_record import Damaged, Record, size_below
-from erq_export.flow.store_shelf import Shelf
-from erq_export.flow.store_trouble import StoreTrouble, identity_of, trouble_behind
+from erq_export.flow.store.checkpoints import Checkpoints
+from erq_export.flow.store.entry import Work
+from erq_export.flow.store.log import Happened
+from erq_export.flow.store.record import Damaged, Record, size_below
+from erq_export.flow.store.shelf import Shelf
+from erq_export.flow.store.trouble import StoreTrouble, identity_of, trouble_behind
 
 Tell = Callable[[Happened, str, str, str], None]  # event, kind, key, why
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from erq_export.flow.store import Store
-from erq_export.flow.store_entry import Work
-from erq_export.flow.store_key import key
+from erq_export.flow.store.entry import Work
+from erq_export.flow.store.key import key
+from erq_export.flow.store.store import Store
 
-SCRIPT = Path(__file__).parents[1] / "support" / "store_kills.py"
+SCRIPT = Path(__file__).parents[2] / "support" / "store_kills.py"
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_two_threads_share_one_making(tmp_path: Path) -> None:
 
 
 def test_who_waits_long_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("erq_export.flow.store_lock.PATIENCE_S", 0.05)
+    monkeypatch.setattr("erq_export.flow.store.lock.PATIENCE_S", 0.05)
     said: list[str] = []
     making = threading.Event()
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from erq_export.errors import ErqError, MachineError, OutputError
-from erq_export.flow.store_shelf import Shelf
-from erq_export.flow.store_trouble import StoreTrouble, trouble
+from erq_export.contract.errors import ErqError, MachineError, OutputError
+from erq_export.flow.store.shelf import Shelf
+from erq_export.flow.store.trouble import StoreTrouble, trouble
 
 MakeRoom = Callable[[Shelf, int], None]  # (shelf, bytes written when the disk was full): evict
 _PREFIX = "erq-export-unkept-"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erq_export.flow.store_key import KEY, code_hash, key
+from erq_export.flow.store.key import KEY, code_hash, key
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -21,16 +21,16 @@ ONE = ("bundle", {"weights": "1f", "images": "2e"}, {"bits": (4, 8), "ridge": 0.
 
 def test_equal_in_another_process_whatever_the_order_of_names() -> None:
     code = (
-        "from erq_export.flow.store_key import key, code_hash;"
+        "from erq_export.flow.store.key import key, code_hash;"
         "print(key('bundle', {'images': '2e', 'weights': '1f'}, {'ridge': 0.1, 'bits': [4, 8]}, 'c0de'));"
-        "print(code_hash('erq_export.flow', 'erq_export.errors'))"
+        "print(code_hash('erq_export.flow', 'erq_export.contract.errors'))"
     )
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         answer = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
         )
-        assert answer.stdout.split() == [key(*ONE), code_hash("erq_export.errors", "erq_export.flow")]
+        assert answer.stdout.split() == [key(*ONE), code_hash("erq_export.contract.errors", "erq_export.flow")]
 
 
 @pytest.mark.parametrize(

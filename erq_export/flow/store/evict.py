@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from erq_export.flow.store_shelf import Kept, Shelf
+from erq_export.flow.store.shelf import Kept, Shelf
 
 
 def keep_within(shelf: Shelf, limit_bytes: int, evicted: Callable[[Kept], None]) -> bool:

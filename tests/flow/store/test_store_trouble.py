@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from erq_export.errors import MachineError, OutputError
-from erq_export.flow.store import Store
-from erq_export.flow.store_entry import Work
+from erq_export.contract.errors import MachineError, OutputError
+from erq_export.flow.store.entry import Work
+from erq_export.flow.store.store import Store
 
 A, B, C = ("abc"[i] * 64 for i in range(3))
 

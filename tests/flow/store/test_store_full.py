@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from erq_export.errors import ErqError, OutputError
-from erq_export.flow.store import Store
-from erq_export.flow.store_entry import Work
+from erq_export.contract.errors import ErqError, OutputError
+from erq_export.flow.store.entry import Work
+from erq_export.flow.store.store import Store
 
 A, B, C = ("abc"[i] * 64 for i in range(3))
 MIB = 1 << 20

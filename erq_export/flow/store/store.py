@@ -9,16 +9,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from erq_export.errors import ErqError, OutputError
-from erq_export.flow.store_entry import Entry, Work
-from erq_export.flow.store_evict import keep_within, make_room
-from erq_export.flow.store_log import Counts, Event, Happened, Tally
-from erq_export.flow.store_making import Tell, find, make_on, working
-from erq_export.flow.store_places import Places, refusal
-from erq_export.flow.store_record import is_name, size_below
-from erq_export.flow.store_settings import default_limit, default_root, in_words
-from erq_export.flow.store_shelf import Kept, Shelf
-from erq_export.flow.store_trouble import StoreTrouble
+from erq_export.contract.errors import ErqError, OutputError
+from erq_export.flow.store.entry import Entry, Work
+from erq_export.flow.store.evict import keep_within, make_room
+from erq_export.flow.store.log import Counts, Event, Happened, Tally
+from erq_export.flow.store.making import Tell, find, make_on, working
+from erq_export.flow.store.places import Places, refusal
+from erq_export.flow.store.record import is_name, size_below
+from erq_export.flow.store.settings import default_limit, default_root, in_words
+from erq_export.flow.store.shelf import Kept, Shelf
+from erq_export.flow.store.trouble import StoreTrouble
 
 T = TypeVar("T")
 Make = Callable[[Work], None]

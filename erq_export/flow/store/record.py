@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from erq_export.flow.store_key import KEY, KIND
+from erq_export.flow.store.key import KEY, KIND
 
 FORMAT = 1
 _MOST_BYTES = 16 << 20  # of a record: a hundred thousand files; a longer one is not ours

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from erq_export.flow.store_record import sha256_of
-from erq_export.flow.store_trouble import identity_of, trouble_behind
+from erq_export.flow.store.record import sha256_of
+from erq_export.flow.store.trouble import identity_of, trouble_behind
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import platformdirs
 
-from erq_export.errors import SpecError
+from erq_export.contract.errors import SpecError
 
 ROOT_VARIABLE = "ERQ_EXPORT_STORE"
 LIMIT_VARIABLE = "ERQ_EXPORT_STORE_LIMIT"

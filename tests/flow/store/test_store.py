@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from erq_export.errors import DataError
-from erq_export.flow.store import Store
-from erq_export.flow.store_entry import Work
-from erq_export.flow.store_shelf import Shelf
+from erq_export.contract.errors import DataError
+from erq_export.flow.store.entry import Work
+from erq_export.flow.store.shelf import Shelf
+from erq_export.flow.store.store import Store
 
 A, B, C, D = ("abcd"[i] * 64 for i in range(4))
 ROOM = 1 << 30
@@ -189,7 +189,7 @@ def test_a_store_that_keeps_nothing_still_makes_nothing_twice(tmp_path: Path, mo
 
 def test_the_spare_folder_of_a_killed_process_is_removed_by_a_later_one(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from erq_export.flow.store import Store; import os, signal;"
+        "from pathlib import Path; from erq_export.flow.store.store import Store; import os, signal;"
         f"Store.none().fetch('bundle', {A!r}, lambda work: os.kill(os.getpid(), signal.SIGKILL), description='')"
     )
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
@@ -243,5 +243,5 @@ def test_what_is_not_ours_in_the_stores_folder_stays(tmp_path: Path) -> None:
 
 
 def test_importing_the_store_is_light() -> None:
-    code = "import sys, erq_export.flow.store; print({'torch', 'numpy', 'onnx', 'timm', 'asyncio'} & set(sys.modules))"
+    code = "import sys, erq_export.flow.store.store; print({'torch', 'numpy', 'onnx', 'timm', 'asyncio'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from erq_export.errors import ErqError, SpecError
-from erq_export.flow.store import Store
-from erq_export.flow.store_settings import default_limit, default_root, in_words, parse_size
+from erq_export.contract.errors import ErqError, SpecError
+from erq_export.flow.store.settings import default_limit, default_root, in_words, parse_size
+from erq_export.flow.store.store import Store
 
 
 def test_where_and_how_large_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

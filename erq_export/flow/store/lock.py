@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, SoftFileLock, Timeout
 
-from erq_export.flow.store_trouble import trouble
+from erq_export.flow.store.trouble import trouble
 
 PATIENCE_S = 2.0  # a wait longer than this is worth a line to the user
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from erq_export.flow.store_checkpoints import Checkpoints
-from erq_export.flow.store_record import FileRecord, Record
+from erq_export.flow.store.checkpoints import Checkpoints
+from erq_export.flow.store.record import FileRecord, Record
 
 
 @dataclass(frozen=True)
