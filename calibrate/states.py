@@ -18,6 +18,7 @@ from .methods.options import Options
 from .moments import Moments
 
 Chunks = Sequence[Tensor]
+Installed = Mapping[str, QuantizedLayer | QuantizedOperand]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,20 @@ class States:
     def for_ranges(self) -> Chunks:
         """What input ranges are searched on."""
         return self.exact if self.ranged is None else self.ranged
+
+    def named(self) -> dict[str, Tensor]:
+        """Every chunk by a name of its own, so that they can be kept in a file."""
+        kinds = {"exact": self.exact, "ranged": self.ranged, "deployed": self.deployed}
+        return {f"{kind}.{j:06d}": t for kind, chunks in kinds.items() for j, t in enumerate(chunks or ())}
+
+    @classmethod
+    def from_named(cls, tensors: Mapping[str, Tensor]) -> "States":
+        """Inverse of `named`."""
+
+        def chunks(kind: str) -> Chunks | None:
+            return [tensors[name] for name in sorted(tensors) if name.startswith(f"{kind}.")] or None
+
+        return cls(exact=chunks("exact") or [], ranged=chunks("ranged"), deployed=chunks("deployed"))
 
     def past(
         self,

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import rich_click as click
@@ -48,6 +49,17 @@ def _option(spec: type[Spec], name: str) -> Callable[[Command], Command]:
         metavar=_metavar(name, annotation, known),
         help=said,
     )
+
+
+def store_options(command: Command) -> Command:
+    """`--store DIR` and `--no-store`."""
+    command = click.option("--no-store", is_flag=True, help="keep nothing for later runs")(command)
+    return click.option(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="where artifacts are kept and found again [default: ERQ_EXPORT_STORE, or the user's cache folder]",
+    )(command)
 
 
 REQUIRED = object()

@@ -5,7 +5,8 @@ from typing import Any
 
 import rich_click as click
 
-from erq_export.cli.options import options_of
+from erq_export.cli.opened import opened
+from erq_export.cli.options import options_of, store_options
 from erq_export.contract.records import Spec
 from erq_export.contract.spec import DataSpec, DeploySpec, EvaluateSpec, MethodSpec, ModelSpec
 from erq_export.flow.job import Job, resolve
@@ -18,7 +19,7 @@ GROUPS: dict[str, tuple[type[Spec], tuple[str, ...]]] = {
     "Checks": (EvaluateSpec, ("compare", "seeds", "max_drop")),
 }
 MORE = {"Quantization": ("--published",)}
-OUTPUT = ("--out", "--overwrite", "--device", "--help")
+OUTPUT = ("--out", "--overwrite", "--store", "--no-store", "--device", "--help")
 
 
 def grouped(command: Any) -> Any:
@@ -42,9 +43,10 @@ def job_of(given: dict[str, Any]) -> Job:
 @click.argument("name", metavar="MODEL")
 @grouped
 @options_of(Job, ("published", "device"))
+@store_options
 @click.option("--out", required=True, type=Path, metavar="DIR", help="folder to write; must be new or empty")
 @click.option("--overwrite", is_flag=True, help="replace the run that --out holds, once the new bundle is complete")
-def run(out: Path, overwrite: bool, **given: Any) -> None:
+def run(out: Path, overwrite: bool, store: Path | None, no_store: bool, **given: Any) -> None:
     """The main job: calibrate MODEL, export it, build its engines, validate all of it.
 
     MODEL is an alias (erq-export models) or any timm name whose blocks are known.
@@ -58,4 +60,5 @@ def run(out: Path, overwrite: bool, **given: Any) -> None:
     from erq_export.flow.terminal import Terminal
 
     terminal = Terminal()
-    terminal.show(flow.run(job, out, terminal, overwrite=overwrite), out)
+    with opened(store, no_store) as kept:
+        terminal.show(flow.run(job, out, terminal, store=kept, overwrite=overwrite), out)

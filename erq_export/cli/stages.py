@@ -4,13 +4,17 @@ from pathlib import Path
 
 import rich_click as click
 
+from erq_export.cli.opened import opened
+from erq_export.cli.options import store_options
+
 OUT = click.argument("out", type=Path)
 
 
 @click.command()
 @OUT
+@store_options
 @click.option("--to", "targets", multiple=True, help="targets to build (default: those of the run)")
-def build(out: Path, targets: tuple[str, ...]) -> None:
+def build(out: Path, targets: tuple[str, ...], store: Path | None, no_store: bool) -> None:
     """Write the graphs and build the engines of a run again, from its bundle."""
     from erq_export.flow import preflight
     from erq_export.flow.job import read_run
@@ -21,12 +25,14 @@ def build(out: Path, targets: tuple[str, ...]) -> None:
     from erq_export.flow import run as flow
     from erq_export.flow.terminal import Terminal
 
-    flow.build(job, out, Terminal(), targets=targets)
+    with opened(store, no_store) as kept:
+        flow.build(job, out, Terminal(), store=kept, targets=targets)
 
 
 @click.command()
 @OUT
-def validate(out: Path) -> None:
+@store_options
+def validate(out: Path, store: Path | None, no_store: bool) -> None:
     """Measure a run again, from its bundle, graphs and engines; writes a new report."""
     from erq_export.flow.job import read_run
 
@@ -35,7 +41,8 @@ def validate(out: Path) -> None:
     from erq_export.flow.terminal import Terminal
 
     terminal = Terminal()
-    terminal.show(flow.validate(job, out, terminal), out)
+    with opened(store, no_store) as kept:
+        terminal.show(flow.validate(job, out, terminal, store=kept), out)
 
 
 @click.command()

@@ -100,21 +100,28 @@ class Bundle:
 
     def save(self, folder: Path) -> None:
         """Write both files into an existing folder."""
+        save_file(self.tensors(), folder / TENSORS)
+        (folder / DESCRIPTION).write_bytes(encode(self.description(file_sha256(folder / TENSORS))))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name in the file, on the CPU, names sorted."""
         tensors = {f"float.{name}": t for name, t in self.leftovers.items()}
         for path, layer in self.layers.items():
             tensors |= {f"layer.{path}.{name}": t for name, t in _tensors(layer).items()}
         tensors |= {f"operand.{path}.scale": operand.grid.scale for path, operand in self.operands.items()}
-        save_file({k: tensors[k].detach().cpu().contiguous() for k in sorted(tensors)}, folder / TENSORS)
-        description = BundleDescription(
+        return {k: tensors[k].detach().cpu().contiguous() for k in sorted(tensors)}
+
+    def description(self, tensors_sha256: str) -> BundleDescription:
+        """Everything else."""
+        return BundleDescription(
             spec=self.spec,
             model=self.identity,
             data=self.data,
             layers=tuple(self._layer_row(path, layer) for path, layer in self.layers.items()),
             operands=tuple(_operand_row(path, operand) for path, operand in self.operands.items()),
             versions=self.versions,
-            tensors_sha256=file_sha256(folder / TENSORS),
+            tensors_sha256=tensors_sha256,
         )
-        (folder / DESCRIPTION).write_bytes(encode(description))
 
     def _layer_row(self, path: str, layer: QuantizedLayer) -> LayerRow:
         qmin, qmax = (None, None) if layer.act is None else bounds(layer.act)
@@ -135,21 +142,25 @@ class Bundle:
         if not path.is_file() or file_sha256(path) != description.tensors_sha256:
             raise DataError(f"{path} is missing or damaged (its sha256 differs)", fix="calibrate again")
         try:
-            tensors = load_file(path)
-            return cls(
-                spec=description.spec,
-                identity=_checked(description.model),
-                layers={row.path: _layer(row, tensors) for row in description.layers},
-                operands={row.path: _operand(row, tensors) for row in description.operands},
-                leftovers={k.removeprefix("float."): t for k, t in tensors.items() if k.startswith("float.")},
-                data=description.data,
-                statistics={row.path: row.statistics for row in description.layers if row.statistics is not None},
-                versions=description.versions,
-            )
+            return cls.of(description, load_file(path))
         except KeyError as e:
             raise DataError(f"{path} lacks the tensor {e} that {DESCRIPTION} names", fix="calibrate again") from e
         except (SafetensorError, ValueError) as e:
             raise DataError(f"{folder} is no bundle: {e}", fix="calibrate again") from e
+
+    @classmethod
+    def of(cls, description: BundleDescription, tensors: dict[str, Tensor]) -> "Bundle":
+        """Inverse of `tensors` and `description`. KeyError for a tensor that is missing."""
+        return cls(
+            spec=description.spec,
+            identity=_checked(description.model),
+            layers={row.path: _layer(row, tensors) for row in description.layers},
+            operands={row.path: _operand(row, tensors) for row in description.operands},
+            leftovers={k.removeprefix("float."): t for k, t in tensors.items() if k.startswith("float.")},
+            data=description.data,
+            statistics={row.path: row.statistics for row in description.layers if row.statistics is not None},
+            versions=description.versions,
+        )
 
 
 def _checked(identity: Identity) -> Identity:

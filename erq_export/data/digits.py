@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Literal
 
 from erq_export.contract.errors import DataError, MachineError
@@ -41,6 +42,11 @@ class Digits:
         self._positions: list[int] = sorted(train if split == "train" else held_out)
         self._pixels = (counts[self._positions] * 255 / 16).round().astype("uint8").reshape(-1, 8, 8)  # (n, 8, 8)
         self.labels: tuple[int, ...] = tuple(digits[self._positions].tolist())
+
+    @property
+    def fingerprint(self) -> str:
+        """Which digits, in which order."""
+        return hashlib.sha256(f"digits {self._positions}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -1,6 +1,8 @@
 """Images as the model wants them: where they lie, how they are read, how they become tensors."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +22,11 @@ class ImageSource(Protocol):
 
     @property
     def labels(self) -> Sequence[int] | None: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these images from others; the same as long as no file changes."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -49,6 +56,15 @@ class ImageFolder:
         if missing := [c for c in classes if c not in index]:
             raise DataError(f"class folder {missing[0]!r} is not in {class_map}", fix="add a line for it")
         return tuple(index[parts[0]] for parts in names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names, sizes and times of change of all files: content would mean reading a data set before it is used."""
+        seen = hashlib.sha256()
+        for i, file in enumerate(self.files):
+            stat = file.stat()
+            seen.update(f"{self.name(i)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        return seen.hexdigest()
 
     def __len__(self) -> int:
         return len(self.files)

@@ -1,29 +1,19 @@
 """What each choice costs that leads from the published scheme to what is deployed: one row a choice, over several seeds."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from msgspec import structs
-from torch import Tensor
 
-from erq_export.calibrate.loop import calibrate
 from erq_export.calibrate.published.papers import published
-from erq_export.contract.preprocess import Preprocess
+from erq_export.contract.bundle import Bundle
 from erq_export.contract.records import Record, plain_of
 from erq_export.contract.spec import Quantization
 from erq_export.contract.targets import deployable
-from erq_export.data.calibration_set import calibration_set
-from erq_export.data.images import ImageSource, batches
+from erq_export.data.held_out import Images, Prepared
 from erq_export.flow.compare import layer_error, seeds, summary
 from erq_export.flow.job import Job
-from erq_export.flow.ui import Ui
-from erq_export.models.loading import load
-from erq_export.models.rebuild import reference_model
-from erq_export.validate.metrics.accuracy import BATCH, evenly_spread
-from erq_export.validate.metrics.distance import relative_l2
-from erq_export.validate.runners import TorchRunner
+from erq_export.flow.work import Work
 
 DEFAULT_PAPER = "icml"
 ATTENTION = {
@@ -91,66 +81,27 @@ def _changed(spec: Quantization, options: dict[str, Any]) -> Quantization:
     return structs.replace(spec, **own, options=spec.options | {k: v for k, v in options.items() if k not in OWN})
 
 
-def price(
-    job: Job, images: ImageSource, held_out: ImageSource | None, device: torch.device, ui: Ui
-) -> list[dict[str, Any]]:
+def price(work: Work, images: Images | None) -> list[dict[str, Any]]:
     """One row a step, each figure over the seeds of the comparison: top-1 where there are labels, ‖ŷ − y‖/‖y‖ of the
     logits y of the float model, on the held-out images or else on those of the calibration, and the layers' error."""
-    model = load(job.model, seed=job.data.seed)
-    preprocess, limit = model.identity.preprocess, job.data.val_images or None
-    roles = {site.role for stage in model.stages for site in stage.sites}
-    chosen = steps(job, job.published or DEFAULT_PAPER, has_reduction="reduction" in roles)
-    exam = None if held_out is None else Exam.of(held_out, preprocess, limit, TorchRunner(model.model, device))
-    rows, n_seeds = [], job.evaluate.seeds
+    job, rows = work.job, []
+    roles = {site.role for stage in work.model.stages for site in stage.sites}
+    chosen, n_seeds = steps(job, job.published or DEFAULT_PAPER, has_reduction="reduction" in roles), job.evaluate.seeds
     for i, step in enumerate(chosen):
         results = []
         for k, seed in enumerate(seeds(job)):
-            ui.progress(f"{step.change}, seed {seed}", i * n_seeds + k, len(chosen) * n_seeds)
-            results.append(_measure(job, step.spec, seed, images, exam, device))
+            work.ui.progress(f"{step.change}, seed {seed}", i * n_seeds + k, len(chosen) * n_seeds)
+            results.append(_measured(work.quiet, step.spec, seed, images))
         options = {name: plain_of(v) if isinstance(v, Record) else v for name, v in step.options.items()}
         rows.append({"change": step.change, "options": options, **summary(results)})
     return rows
 
 
-@dataclass(frozen=True)
-class Exam:
-    """Images, decoded anew each time they are looked at; their labels, if any; the float model's logits (n, classes)."""
-
-    pixels: Callable[[], Iterable[Tensor]]
-    labels: Tensor | None
-    wanted: Tensor
-
-    @classmethod
-    def of(cls, source: ImageSource, preprocess: Preprocess, limit: int | None, model: TorchRunner) -> "Exam":
-        """All of `source`, or `limit` images."""
-        chosen = evenly_spread(len(source), limit)
-        labels = None if source.labels is None else torch.tensor([source.labels[i] for i in chosen])
-
-        def pixels() -> Iterable[Tensor]:
-            return batches(source, preprocess, chosen, BATCH)
-
-        return cls(pixels, labels, logits(model, pixels()))
-
-    def figures(self, model: TorchRunner) -> dict[str, float]:
-        """Top-1 in per cent where there are labels, and how far the logits are from the float model's."""
-        found = logits(model, self.pixels())
-        error = {"logits_error": relative_l2(found, self.wanted)}
-        if self.labels is None:
-            return error
-        return {"top1": 100 * float((found.argmax(1) == self.labels).double().mean())} | error
-
-
-def logits(model: TorchRunner, pixels: Iterable[Tensor]) -> Tensor:
-    """(n, classes)."""
-    return torch.cat([model.logits(batch) for batch in pixels])
-
-
-def _measure(
-    job: Job, spec: Quantization, seed: int, images: ImageSource, exam: Exam | None, device: torch.device
-) -> dict[str, float]:
-    loaded = load(job.model, seed=job.data.seed)
-    data = calibration_set(images, loaded.identity.preprocess, n=job.data.calib, seed=seed)
-    if exam is None:
-        exam = Exam(lambda: [data.pixels], None, logits(TorchRunner(loaded.model, device), [data.pixels]))
-    bundle = calibrate(loaded, data, spec, device=device, progress=lambda *_: None)
-    return exam.figures(TorchRunner(reference_model(bundle), device)) | {"layer_error": layer_error(bundle)}
+def _measured(work: Work, spec: Quantization, seed: int, images: Images | None) -> dict[str, float]:
+    data = work.calibration_images(seed)
+    bundle = work.stages.bundle(work.model, data, spec)
+    seen = images or Prepared(tensor=data.pixels, fingerprint=data.sha256)
+    found = {"logits_error": work.stages.logits_error(bundle, work.model, seen)}
+    if seen.labels is not None:
+        found = {"top1": work.reference_decisions(bundle, seen).top1()} | found
+    return found | {"layer_error": layer_error(Bundle.load(bundle.folder))}

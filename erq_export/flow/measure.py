@@ -1,14 +1,12 @@
 """Everything that a report measures, and the gates that a run must pass."""
 
-import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from erq_export.backends.machine import processor
 from erq_export.contract.bundle import Bundle
@@ -16,24 +14,29 @@ from erq_export.contract.errors import AccuracyError, EngineError, ParityError
 from erq_export.contract.files import OutputFolder
 from erq_export.contract.records import plain_of
 from erq_export.contract.targets import deployable, named
-from erq_export.data.images import ImageSource
-from erq_export.exporters.onnx.write import float_graph, save
+from erq_export.data.held_out import Images
 from erq_export.flow.ablation import price
+from erq_export.flow.artifacts import Artifact
 from erq_export.flow.compare import compare
 from erq_export.flow.job import Job
-from erq_export.flow.ui import Ui
-from erq_export.models.loading import load
-from erq_export.models.rebuild import reference_model
+from erq_export.flow.stages import read_engine
+from erq_export.flow.work import Work
 from erq_export.validate.latency import Latency, measure_latency
-from erq_export.validate.metrics.accuracy import predict
-from erq_export.validate.parity.check import ParityReport, check_parity
+from erq_export.validate.parity.check import ParityReport
 from erq_export.validate.report.markdown import REPORT_FORMAT, headline
-from erq_export.validate.runners import OnnxRuntimeRunner, Runner, TorchRunner
-
-Stage = Callable[[str], AbstractContextManager[None]]
+from erq_export.validate.runners import OnnxRuntimeRunner
 
 PARITY_IMAGES = 4  # teacher-forced inputs of every layer are compared on these
 LATENCY_BATCH = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a run made: its bundle, and by target its graphs and engines."""
+
+    bundle: Artifact
+    graphs: Mapping[str, Artifact]
+    engines: Mapping[str, Artifact]
 
 
 @dataclass(kw_only=True)
@@ -113,47 +116,28 @@ class Measured:
         return report | {"headline": headline(report)}
 
 
-def measure(
-    job: Job,
-    path: Path,
-    bundle: Bundle,
-    images: ImageSource,
-    held_out: ImageSource | None,
-    pixels: Tensor,
-    device: torch.device,
-    ui: Ui,
-    stage: Stage,
-) -> Measured:
-    """Parity of every graph, accuracy where there are labels, the comparison, latency. `pixels` are the calibration set."""
-    found, out = Measured(job=job, path=path, processor=processor()), OutputFolder(path)
-    reference = reference_model(bundle)
-    targets = deployable(job.deploy.targets)
-    for name in targets:
-        if out.has_engine(name):
-            found.engines[name] = out.read_engine(name)
-    if targets:
-        with stage("parity"):
-            for name in unique_graphs(targets):
-                found.parity[name] = check_parity(
-                    reference,
-                    out.graph(name),
-                    out.read_manifest(name),
-                    bundle.layers,
-                    pixels[:PARITY_IMAGES],
-                    progress=ui.progress,
-                )
+def measure(work: Work, path: Path, made: Made) -> Measured:
+    """Parity of every graph, accuracy where there are labels, the comparison, the price of choices, latency."""
+    job, held_out = work.job, work.held_out
+    found = Measured(job=job, path=path, processor=processor())
+    found.engines = {name: read_engine(engine) for name, engine in made.engines.items()}
+    data = work.calibration_images(job.data.seed)
+    if made.graphs:
+        with work.stage("parity"):
+            for name in unique_graphs(tuple(made.graphs)):
+                pixels = data.pixels[:PARITY_IMAGES]
+                found.parity[name] = work.stages.parity(made.bundle, made.graphs[name], pixels, data.sha256)
     if held_out is not None:
-        with stage("accuracy"):
-            found.accuracy = accuracy(job, path, bundle, reference, held_out, device, ui)
-        if job.evaluate.compare or job.evaluate.seeds > 1 or held_out.labels is not None:
-            with stage("comparison"):
-                found.comparison = compare(job, images, held_out, device, ui)
-    if targets and targets != job.deploy.targets:
-        with stage("price"):
-            found.price = price(job, images, held_out, device, ui)
-    if "onnx" in job.deploy.targets:
-        with stage("latency"), tempfile.TemporaryDirectory() as folder:
-            found.latency = latency(job, path, bundle, pixels[:LATENCY_BATCH], Path(folder))
+        with work.stage("accuracy"):
+            found.accuracy = accuracy(work, made, held_out)
+        with work.stage("comparison"):
+            found.comparison = compare(work, held_out)
+    if made.graphs and tuple(made.graphs) != job.deploy.targets:
+        with work.stage("price"):
+            found.price = price(work, held_out)
+    if "onnx" in made.graphs:
+        with work.stage("latency"):
+            found.latency = latency(work, made.graphs["onnx"], data.pixels[:LATENCY_BATCH])
     return found
 
 
@@ -166,38 +150,24 @@ def unique_graphs(targets: tuple[str, ...]) -> list[str]:
     return list(kinds.values())
 
 
-def accuracy(
-    job: Job, path: Path, bundle: Bundle, reference: nn.Module, held_out: ImageSource, device: torch.device, ui: Ui
-) -> dict[str, Any]:
+def accuracy(work: Work, made: Made, images: Images) -> dict[str, Any]:
     """Top-1 of the float model, the reference and every graph in ONNX Runtime, and their agreement with the reference."""
-    out, graphs = OutputFolder(path), unique_graphs(deployable(job.deploy.targets))
-    runners: list[Runner] = [
-        TorchRunner(load(job.model, seed=job.data.seed).model, device, name="float"),
-        TorchRunner(reference, device, name="reference"),
-        *(OnnxRuntimeRunner(out.graph(name), name=name) for name in graphs),
-    ]
-    found = predict(
-        runners,
-        held_out,
-        bundle.identity.preprocess,
-        limit=job.data.val_images or None,
-        progress=lambda done, total: ui.progress("accuracy", done, total),
-    )
+    graphs = unique_graphs(tuple(made.graphs))
+    found = {"float": work.float_decisions(images), "reference": work.reference_decisions(made.bundle, images)}
+    found |= {name: work.graph_decisions(made.graphs[name], images) for name in graphs}
     return {
-        "n_images": len(found.by_runner["float"]),
-        "top1": {runner.name: found.top1(runner.name) for runner in runners},
-        "agreement": {name: found.agreement("reference", name) for name in ("float", *graphs)},
+        "n_images": len(images),
+        "top1": {name: decisions.top1() for name, decisions in found.items()},
+        "agreement": {name: found["reference"].agreement(found[name]) for name in ("float", *graphs)},
     }
 
 
-def latency(job: Job, path: Path, bundle: Bundle, pixels: Tensor, folder: Path) -> Latency:
-    """ONNX Runtime on this CPU: the float32 model's graph against the quantized one, interleaved."""
-    baseline = folder / "float.onnx"
-    save(float_graph(load(job.model, seed=job.data.seed).model, bundle.identity.preprocess.input_size), baseline)
-    threads = torch.get_num_threads()
+def latency(work: Work, graph: Artifact, pixels: Tensor) -> Latency:
+    """ONNX Runtime on this CPU: the float32 model's graph against the quantized one, interleaved. Measured every time."""
+    baseline, threads = work.stages.float_graph(work.model), torch.get_num_threads()
     runners = [
-        OnnxRuntimeRunner(baseline, threads=threads, name="float"),
-        OnnxRuntimeRunner(OutputFolder(path).graph("onnx"), threads=threads, name="onnx"),
+        OnnxRuntimeRunner(folder / "model.onnx", threads=threads, name=name)
+        for name, folder in (("float", baseline.folder), ("onnx", graph.folder))
     ]
     return measure_latency(runners, pixels, threads=threads)
 

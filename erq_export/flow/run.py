@@ -1,32 +1,31 @@
-"""The whole chain: calibrate → export → build → validate; the only file that uses all rooms."""
+"""The whole chain: calibrate → export → build → validate, each stage over the store, each result into the run's folder."""
 
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from erq_export import __version__
-from erq_export.backends.tensorrt import Package
+from erq_export.backends.device import device_named
 from erq_export.calibrate.budget import budget
-from erq_export.calibrate.loop import calibrate
-from erq_export.contract.bundle import Bundle, fingerprint
-from erq_export.contract.errors import MachineError
+from erq_export.contract.bundle import Bundle
 from erq_export.contract.files import OutputFolder, staged, write_json, write_text
 from erq_export.contract.records import encode, plain_of
+from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import deployable, named
-from erq_export.data.calibration_set import calibration_set, check_enough
+from erq_export.data.calibration_set import check_enough
 from erq_export.data.sources import calibration_source, validation_source
-from erq_export.exporters.onnx.write import lowered, marker_graph, save, save_manifest
-from erq_export.exporters.tensorrt import build as engine
+from erq_export.flow.artifacts import Artifact
 from erq_export.flow.job import Job, RunRecord, absolute
-from erq_export.flow.measure import Measured, measure, raise_gates
-from erq_export.flow.meter import Meter
+from erq_export.flow.measure import Made, Measured, measure, raise_gates
+from erq_export.flow.stages import Stages, read_engine
+from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
+from erq_export.flow.work import Course, Work
 from erq_export.models.limits import check_attention
 from erq_export.models.loading import load
 from erq_export.models.rebuild import attention_shapes
@@ -34,138 +33,117 @@ from erq_export.validate.report.chart import draw
 from erq_export.validate.report.markdown import markdown
 
 
-@dataclass
-class Run:
-    """One run in progress: what was asked, where it goes, what it has cost so far."""
-
-    job: Job
-    path: Path
-    ui: Ui
-    meter: Meter = field(default_factory=Meter)
-
-    @property
-    def out(self) -> OutputFolder:
-        return OutputFolder(self.path)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """A stage that is shown, timed and metered; its cost is said when it ends well."""
-        with self.ui.stage(name), self.meter.stage(name):
-            yield
-        cost = self.meter.stages[-1]
-        self.ui.note(f"{name}: {cost.wall_s:.1f} s, peak memory {cost.peak_mib:.0f} MiB")
-
-
-def run(job: Job, out: Path, ui: Ui, *, overwrite: bool = False) -> dict[str, Any]:
+def run(job: Job, out: Path, ui: Ui, *, store: Store, overwrite: bool = False) -> dict[str, Any]:
     """Calibrate, export, build and validate; returns the report, which also lies in the output folder.
 
     Every ErqError is raised before the work that it would waste, gates after the report is written.
     """
-    it = Run(job, out, ui)
-    it.out.check(overwrite=overwrite)
-    images = calibration_source(job.model.name, job.data)
-    check_enough(images, job.data.calib)
-    held_out = validation_source(job.model.name, job.data)
-    device, asked = device_named(job.device), job.quantization
-    with it.stage("load"):
-        loaded = load(job.model, seed=job.data.seed)
-        if asked.attention != "fp16":
-            check_attention(loaded.family.attention(loaded.model), job.deploy.targets, asked.attention)
-        data = calibration_set(images, loaded.identity.preprocess, n=job.data.calib, seed=job.data.seed)
-    ui.note(budget(loaded, job.data.calib, job.options).says())
-    with it.stage("calibrate"):
-        bundle = calibrate(loaded, data, asked, device=device, progress=ui.progress)
-        with staged(it.out.path) as folder:
-            OutputFolder(folder).bundle.mkdir()
-            bundle.save(OutputFolder(folder).bundle)
-            OutputFolder(folder).run.write_bytes(encode(RunRecord(erq_export=__version__, job=absolute(job))))
-    del loaded
-    if targets := deployable(job.deploy.targets):
-        export(it, bundle, targets)
-        build_engines(it, targets)
-    return conclude(it, bundle, measure(job, it.path, bundle, images, held_out, data.pixels, device, ui, it.stage))
+    folder = OutputFolder(out)
+    folder.check(overwrite=overwrite)
+    work = begin(job, ui, store)
+    ui.note(budget(work.model, job.data.calib, job.options).says())
+    with work.stage("calibrate"):
+        bundle = work.stages.bundle(work.model, work.calibration_images(job.data.seed), job.quantization)
+        with staged(folder.path) as new:
+            copy(bundle, OutputFolder(new).bundle)
+            OutputFolder(new).run.write_bytes(encode(RunRecord(erq_export=__version__, job=absolute(job))))
+    made = make(work.course, work.stages, job.deploy, folder, bundle, deployable(job.deploy.targets))
+    return conclude(work, folder, made)
 
 
-def build(job: Job, out: Path, ui: Ui, *, targets: Sequence[str]) -> None:
+def begin(job: Job, ui: Ui, store: Store) -> Work:
+    """The job's images and model, looked at before anything is computed."""
+    source = calibration_source(job.model.name, job.data)
+    check_enough(source, job.data.calib)
+    val = validation_source(job.model.name, job.data)
+    device, course = device_named(job.device), Course(ui)
+    with course.stage("load"):
+        model = load(job.model, seed=job.data.seed)
+        if job.deploy.precision != "fp16":
+            check_attention(model.family.attention(model.model), job.deploy.targets, job.deploy.precision)
+        work = Work(
+            job=job,
+            course=course,
+            stages=Stages(store=store, ui=ui, device=device),
+            model=model,
+            source=source,
+            val=val,
+        )
+        work.calibration_images(job.data.seed)
+    return work
+
+
+def make(
+    course: Course, stages: Stages, deploy: DeploySpec, folder: OutputFolder, bundle: Artifact, targets: Sequence[str]
+) -> Made:
+    """Graphs and engines for these targets, in the store and in the run's folder."""
+    graphs, engines = {}, {}
+    if targets:
+        with course.stage("export"):
+            for i, name in enumerate(targets):
+                course.ui.progress(f"export {name}", i, len(targets))
+                graphs[name] = stages.graph(bundle, name, deploy.pack)
+                copy(graphs[name], folder.target(name))
+    for target in (named(name) for name in targets if named(name).package is not None):
+        with course.stage(f"build {target.name}"):
+            graph = graphs[target.name]
+            engines[target.name] = stages.engine(graph, target, capability=deploy.capability, batch=deploy.batch)
+            copy(engines[target.name], folder.engine(target.name))
+    return Made(bundle=bundle, graphs=graphs, engines=engines)
+
+
+def build(job: Job, out: Path, ui: Ui, *, store: Store, targets: Sequence[str]) -> None:
     """The graphs and engines of a finished calibration, again or for further targets.
 
     SpecError where a target lacks the bundle's int8 attention, EngineError where a claim is broken.
     """
-    it = Run(job, out, ui)
-    bundle = Bundle.load(it.out.bundle)
+    folder = OutputFolder(out)
+    bundle = Bundle.load(folder.bundle)
     if bundle.operands:
         check_attention(attention_shapes(bundle), targets)
-    export(it, bundle, targets)
-    records = build_engines(it, targets)
-    raise_gates(it.path, engine_problems=[p for r in records.values() for p in r["problems"]])
+    stages = Stages(store=store, ui=ui, device=device_named(job.device))
+    made = make(Course(ui), stages, job.deploy, folder, Artifact.at(folder.bundle), targets)
+    raise_gates(folder.path, engine_problems=[p for e in made.engines.values() for p in read_engine(e)["problems"]])
 
 
-def validate(job: Job, out: Path, ui: Ui) -> dict[str, Any]:
+def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> dict[str, Any]:
     """Measure a run again from its artifacts; returns and writes the report."""
-    it = Run(job, out, ui)
-    bundle = Bundle.load(it.out.bundle)
-    images = calibration_source(job.model.name, job.data)
-    held_out = validation_source(job.model.name, job.data)
-    data = calibration_set(images, bundle.identity.preprocess, n=job.data.calib, seed=job.data.seed)
-    device = device_named(job.device)
-    return conclude(it, bundle, measure(job, it.path, bundle, images, held_out, data.pixels, device, ui, it.stage))
+    folder = OutputFolder(out)
+    Bundle.load(folder.bundle)
+    targets = deployable(job.deploy.targets)
+    made = Made(
+        bundle=Artifact.at(folder.bundle),
+        graphs={name: Artifact.at(folder.target(name)) for name in targets},
+        engines={name: Artifact.at(folder.engine(name)) for name in targets if folder.has_engine(name)},
+    )
+    return conclude(begin(job, ui, store), folder, made)
 
 
-def export(it: Run, bundle: Bundle, targets: Sequence[str]) -> None:
-    """Trace once, lower for every target: OUT/<target>/model.onnx and manifest.json, complete or not there."""
-    identity, spec = bundle.identity, bundle.spec
-    description = {
-        "bundle_sha256": fingerprint(it.out.bundle),
-        "model": identity.timm_name,
-        "model_args": identity.model_args,
-        "weights": identity.weights,
-        "bits": str(spec.bits),
-        "attention": spec.attention,
-        "method": spec.method,
-        "preprocess": identity.preprocess.to_json(),
-    }
-    with it.stage("export"):
-        markers = marker_graph(bundle)
-        for i, target in enumerate(targets):
-            it.ui.progress(f"export {target}", i, len(targets))
-            graph, manifest = lowered(markers, named(target), description, pack=it.job.deploy.pack)
-            with staged(it.out.target(target)) as folder:
-                save(graph, folder / "model.onnx")
-                save_manifest(manifest, folder / "manifest.json")
+def conclude(work: Work, folder: OutputFolder, made: Made) -> dict[str, Any]:
+    """Measure, write report.json and report.md, then let the gates speak."""
+    measured = measure(work, folder.path, made)
+    bundle = Bundle.load(made.bundle.folder)
+    report = measured.report(description(work, measured, made.bundle, bundle), bundle)
+    write_json(folder.report, report)
+    write_text(folder.report.with_suffix(".md"), markdown(report))
+    draw(report, folder.report.with_suffix(".svg"))
+    raise_gates(
+        folder.path,
+        engine_problems=measured.engine_problems(),
+        parity_problems=measured.parity_problems(),
+        accuracy_problems=measured.accuracy_problems(),
+    )
+    return report
 
 
-def build_engines(it: Run, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """An engine for every target that has a package: OUT/<target>/engine. Returns their records."""
-    records = {}
-    for target in (named(name) for name in targets):
-        if target.package is None:
-            continue
-
-        def on_progress(phase: str, done: int, total: int) -> bool:
-            it.ui.progress(phase, done, total)
-            return True
-
-        with it.stage(f"build {target.name}"), staged(it.out.engine(target.name)) as folder:
-            records[target.name] = engine.build(
-                it.out.graph(target.name),
-                it.out.read_manifest(target.name),
-                folder,
-                package=cast(Package, target.package),
-                compute_capabilities=it.job.deploy.capability if target.ahead_of_time else (),
-                batch=it.job.deploy.batch,
-                on_progress=on_progress,
-            )
-    return records
-
-
-def conclude(it: Run, bundle: Bundle, measured: Measured) -> dict[str, Any]:
-    """Write report.json and report.md, then let the gates speak."""
+def description(work: Work, measured: Measured, artifact: Artifact, bundle: Bundle) -> dict[str, Any]:
+    """What a report says of the run itself."""
     packages = ("torch", "timm", "onnx", "onnxruntime-gpu")
-    description = {
+    return {
         "erq_export": __version__,
-        "bundle_sha256": fingerprint(it.out.bundle),
+        "bundle_sha256": artifact.content,
         "model": plain_of(bundle.identity),
-        "quant": plain_of(bundle.spec) | {"targets": list(it.job.deploy.targets)},
+        "quant": plain_of(bundle.spec) | {"targets": list(work.job.deploy.targets)},
         "data": {k: v for k, v in plain_of(bundle.data).items() if k != "names"},
         "machine": {
             "python": platform.python_version(),
@@ -174,29 +152,16 @@ def conclude(it: Run, bundle: Bundle, measured: Measured) -> dict[str, Any]:
             "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
             **{name: version(name) for name in packages},
         },
-        "stages": it.meter.to_json(),
+        "stages": work.course.meter.to_json(),
     }
-    report = measured.report(description, bundle)
-    write_json(it.out.report, report)
-    write_text(it.out.report.with_suffix(".md"), markdown(report))
-    draw(report, it.out.report.with_suffix(".svg"))
-    raise_gates(
-        it.path,
-        engine_problems=measured.engine_problems(),
-        parity_problems=measured.parity_problems(),
-        accuracy_problems=measured.accuracy_problems(),
-    )
-    return report
 
 
-def device_named(name: str) -> torch.device:
-    """auto: the GPU where there is one. MachineError for a GPU that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as e:
-        raise MachineError(f"--device {name}: torch knows no such device", fix="--device cpu, or cuda") from e
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise MachineError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs", fix="--device cpu")
-    return device
+def copy(artifact: Artifact, folder: Path) -> None:
+    """The artifact's files, in a folder of the run: whole or not there; sub-folders that others put there stay."""
+    with staged(folder) as new:
+        for path in artifact.folder.iterdir():
+            shutil.copyfile(path, new / path.name)
+        if folder.is_dir():
+            for inner in folder.iterdir():
+                if inner.is_dir():
+                    shutil.copytree(inner, new / inner.name)

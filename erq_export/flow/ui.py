@@ -1,6 +1,7 @@
 """What a run tells while it works: the face that the pipeline talks to, whatever draws it."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -15,3 +16,21 @@ class Ui(Protocol):
 
     def note(self, text: str) -> None:
         """Something the user should know now."""
+
+
+class Silent:
+    """A Ui that nobody watches: what the Python API has unless it is asked to draw."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:  # noqa: ARG002 - a Ui's signature
+        """Nothing is shown."""
+        yield
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Nothing is shown."""
+
+    def note(self, text: str) -> None:
+        """Nothing is shown."""
+
+
+SILENT = Silent()

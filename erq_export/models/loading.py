@@ -1,14 +1,18 @@
 """From a ModelSpec to a prepared model: names resolved, weights read and checked, preprocessing settled."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import torch
 from timm.data import resolve_model_data_config
 from torch import nn
 
 from erq_export.contract.errors import SpecError
 from erq_export.contract.identity import Identity, Weights
 from erq_export.contract.preprocess import Preprocess
+from erq_export.contract.records import encode
 from erq_export.contract.sites import Stage
 from erq_export.contract.spec import ModelSpec
 from erq_export.models.checkpoints import read_checkpoint, refuse_non_finite
@@ -25,6 +29,15 @@ class Loaded:
     model: nn.Module
     family: Family
     identity: Identity
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the identity and every weight of the prepared model: what a calibration starts from."""
+        seen = hashlib.sha256(encode(self.identity))
+        for name, tensor in self.model.state_dict().items():
+            seen.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+            seen.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return seen.hexdigest()
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,19 @@ def _bound(part: QuantizedLayer | QuantizedOperand) -> tuple[dict[str, Tensor], 
         names = ("weight_q", "weight_scale", "bias")
         tensors = {name: getattr(part, name) for name in names} | {"act_scale": grid.scale}
     return tensors, {"qmin": int(grid.qmin), "qmax": int(grid.qmax)} | bits
+
+
+@dataclass
+class Traced:
+    """Bundles of one architecture differ in values alone: the first one's trace serves them all."""
+
+    first: ir.Model | None = None
+
+    def markers(self, bundle: Bundle) -> ir.Model:
+        again = None if self.first is None else rebound(self.first, bundle)
+        if again is None:
+            again = self.first = marker_graph(bundle)
+        return again
 
 
 def lowered(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,6 @@ def test_distances_are_relative_and_never_lost_in_nan() -> None:
     want = torch.tensor([3.0, 4.0])
     assert relative_l2(torch.tensor([3.0, 4.5]), want) == pytest.approx(0.1)
     assert relative_max(torch.tensor([3.0, 4.5]), want) == pytest.approx(0.125)
-    assert relative_l2(torch.tensor([3.0, math.nan]), want) == math.inf
-    assert relative_max(torch.tensor([3.0, math.inf]), want) == math.inf
+    assert relative_l2(torch.tensor([3.0, math.nan]), want) == sys.float_info.max
+    assert relative_max(torch.tensor([3.0, math.inf]), want) == sys.float_info.max
     assert relative_l2(torch.ones(4), torch.zeros(4)) == 2.0  # absolute where there is nothing to relate to

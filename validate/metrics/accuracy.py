@@ -1,75 +1,66 @@
-"""Top-1 accuracy of several runners on the same images, decoded once."""
+"""Which classes a runner gives images, and what follows: top-1, top-5, agreement of two runners."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from erq_export.contract.errors import DataError
-from erq_export.contract.preprocess import Preprocess
-from erq_export.data.images import ImageSource, batches
+from erq_export.data.held_out import Images
 
 from ..runners import Runner
 
-BATCH = 32
+MOST = 5  # classes kept of an image
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """The predicted class of every image, by each runner; labels where they are known. Tensors (n,) int64."""
+class Decisions:
+    """top (n, ≤ 5) int64: the classes of every image, the likeliest first; labels (n,) where they are known."""
 
+    top: Tensor
     labels: Tensor | None
-    by_runner: dict[str, Tensor]
+    n_classes: int
 
-    def top1(self, runner: str) -> float:
-        """Share of images whose class is right, in per cent."""
+    def top1(self) -> float:
+        """Share of images whose first class is right, in per cent."""
+        return self._share(1)
+
+    def top5(self) -> float:
+        """Share of images whose class is among the first five, in per cent."""
+        return self._share(MOST)
+
+    def agreement(self, other: "Decisions") -> float:
+        """Share of images that both put first in the same class, in per cent."""
+        return 100 * float((self.top[:, 0] == other.top[:, 0]).double().mean())
+
+    def _share(self, k: int) -> float:
         if self.labels is None:
             raise ValueError("the images have no labels")
-        return 100 * float((self.by_runner[runner] == self.labels).double().mean())
-
-    def agreement(self, a: str, b: str) -> float:
-        """Share of images that both runners put in the same class, in per cent."""
-        return 100 * float((self.by_runner[a] == self.by_runner[b]).double().mean())
+        return 100 * float((self.top[:, :k] == self.labels[:, None]).any(1).double().mean())
 
 
-def predict(
-    runners: Sequence[Runner],
-    source: ImageSource,
-    preprocess: Preprocess,
-    *,
-    limit: int | None = None,
-    progress: Callable[[int, int], None] = lambda *_: None,
-) -> Predictions:
-    """Run every image (or `limit` images, evenly spread) through every runner, a batch at a time.
+def decide(runner: Runner, images: Images, *, progress: Callable[[int, int], None] = lambda *_: None) -> Decisions:
+    """Run every image through the runner, a batch at a time; logits are not kept.
 
-    DataError where a label is beyond the model's classes.
+    DataError, after the first batch, where a label is beyond the model's classes.
     """
-    chosen = evenly_spread(len(source), limit)
-    n = len(chosen)
-    found: dict[str, list[Tensor]] = {runner.name: [] for runner in runners}
-    done = 0
-    for pixels in batches(source, preprocess, chosen, BATCH):
-        for runner in runners:
-            logits = runner.logits(pixels)
-            found[runner.name].append(logits.argmax(1).cpu())
-        done += len(pixels)
-        progress(done, n)
-        if done == len(pixels):
-            _check_labels(source, n_classes=logits.shape[1])
-    labels = None if source.labels is None else torch.tensor([source.labels[i] for i in chosen])
-    return Predictions(labels=labels, by_runner={name: torch.cat(parts) for name, parts in found.items()})
+    found: list[Tensor] = []
+    n_classes = 0
+    for pixels in images.pixels():
+        logits = runner.logits(pixels)  # (B, n_classes)
+        n_classes = logits.shape[1]
+        found.append(logits.sort(dim=1, descending=True, stable=True).indices[:, :MOST].cpu())
+        if len(found) == 1:
+            check_labels(images.labels, n_classes)
+        progress(sum(len(top) for top in found), len(images))
+    return Decisions(top=torch.cat(found), labels=images.labels, n_classes=n_classes)
 
 
-def evenly_spread(n: int, limit: int | None) -> list[int]:
-    """Which of n images are measured: all, or `limit` of them."""
-    wanted = n if limit is None else min(limit, n)
-    return [i * n // wanted for i in range(wanted)]
-
-
-def _check_labels(source: ImageSource, *, n_classes: int) -> None:
-    if source.labels is not None and max(source.labels) >= n_classes:
+def check_labels(labels: Tensor | None, n_classes: int) -> None:
+    """DataError where a label is beyond the model's classes."""
+    if labels is not None and (largest := int(labels.max())) >= n_classes:
         raise DataError(
-            f"--val has class index {max(source.labels)}, the model has {n_classes} classes",
+            f"--val has class index {largest}, the model has {n_classes} classes",
             fix="a validation folder of the model's own classes, or --class-map FILE",
         )

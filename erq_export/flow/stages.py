@@ -1,0 +1,225 @@
+"""The stages of a run: each a function of artifacts and of its own slice of the job, kept in the store by what it was
+made of. Running again, comparing methods and pricing choices are the same stages over the same store."""
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, cast
+
+import msgspec
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from erq_export.backends.machine import processor
+from erq_export.backends.tensorrt import Package
+from erq_export.calibrate.loop import calibrate as find_integers
+from erq_export.contract.bundle import Bundle
+from erq_export.contract.records import plain_of
+from erq_export.contract.spec import Pack, Quantization
+from erq_export.contract.targets import Target, named
+from erq_export.data.calibration_set import CalibrationSet
+from erq_export.data.held_out import Images
+from erq_export.exporters.onnx.write import Traced, float_graph, lowered, save, save_manifest
+from erq_export.exporters.tensorrt.build import build as build_engine
+from erq_export.flow.artifacts import Artifact
+from erq_export.flow.store.entry import Work
+from erq_export.flow.store.key import code_hash, key
+from erq_export.flow.store.store import Make, Store
+from erq_export.flow.ui import Ui
+from erq_export.models.loading import Loaded
+from erq_export.models.rebuild import reference_model
+from erq_export.validate.metrics.accuracy import Decisions, check_labels, decide
+from erq_export.validate.metrics.distance import relative_error
+from erq_export.validate.parity.check import ParityReport, check_parity
+from erq_export.validate.runners import Runner, TorchRunner
+
+# The code that decides what a stage makes: a change in it is another artifact.
+CODE: dict[str, tuple[str, ...]] = {
+    "bundle": ("calibrate", "contract", "data", "models", "flow.stages"),
+    "graph": ("contract", "exporters.onnx", "models", "flow.stages"),
+    "engine": ("backends", "contract", "exporters.tensorrt", "flow.stages"),
+    "parity": ("backends", "contract", "models", "validate", "flow.stages"),
+    "decisions": ("backends", "contract", "data", "models", "validate", "flow.stages"),
+    "figures": ("backends", "contract", "data", "models", "validate", "flow.stages"),
+}
+PARITY = "parity.json"
+DECISIONS, FIGURES = "decisions.safetensors", "figures.json"
+
+
+@dataclass
+class Stages:
+    """The stages over one store. `device`: where models run; `traced`: one trace serves all bundles of an architecture."""
+
+    store: Store
+    ui: Ui
+    device: torch.device
+    traced: Traced = field(default_factory=Traced)
+
+    def bundle(self, model: Loaded, images: CalibrationSet, asked: Quantization) -> Artifact:
+        """Calibrate; a run that was stopped goes on behind the last finished block. `model` stays as it is."""
+
+        def make(work: Work) -> None:
+            fresh = replace(model, model=copy.deepcopy(model.model))
+            found = find_integers(
+                fresh,
+                images,
+                asked,
+                device=self.device,
+                progress=self.ui.progress,
+                checkpoints=work.checkpoints,
+            )
+            found.save(work.folder)
+
+        inputs = {"model": model.fingerprint, "images": images.sha256, **self._arithmetic(), **versions("numba")}
+        return self._kept(
+            "bundle", inputs, plain_of(asked), make, f"{asked.bits} {asked.method} of {model.identity.name}"
+        )
+
+    def graph(self, bundle: Artifact, target: str, pack: Pack) -> Artifact:
+        """Trace (or take another bundle's trace), lower for the target: model.onnx and manifest.json."""
+
+        def make(work: Work) -> None:
+            found = Bundle.load(bundle.folder)
+            description = described(found, bundle.content)
+            graph, manifest = lowered(self.traced.markers(found), named(target), description, pack=pack)
+            save(graph, work.folder / "model.onnx")
+            save_manifest(manifest, work.folder / "manifest.json")
+
+        inputs = {"bundle": bundle.content, **versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")}
+        return self._kept("graph", inputs, {"target": target, "pack": pack}, make, f"graph for {target}")
+
+    def float_graph(self, model: Loaded) -> Artifact:
+        """The float model's graph, for baselines."""
+
+        def make(work: Work) -> None:
+            fresh = copy.deepcopy(model.model)
+            save(float_graph(fresh, model.identity.preprocess.input_size), work.folder / "model.onnx")
+
+        inputs = {"model": model.fingerprint, **versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")}
+        return self._kept("graph", inputs, {"target": "float"}, make, f"float graph of {model.identity.name}")
+
+    def engine(
+        self, graph: Artifact, target: Target, *, capability: Sequence[str], batch: tuple[int, int, int]
+    ) -> Artifact:
+        """Build the engine of a target that has a package: model.engine, plan.txt, build.log, engine.json."""
+        package = cast(Package, target.package)
+        capabilities = tuple(capability) if target.ahead_of_time else ()
+
+        def on_progress(phase: str, done: int, total: int) -> bool:
+            self.ui.progress(phase, done, total)
+            return True
+
+        def make(work: Work) -> None:
+            build_engine(
+                graph.folder / "model.onnx",
+                read_manifest(graph),
+                work.folder,
+                package=package,
+                compute_capabilities=capabilities,
+                batch=batch,
+                on_progress=on_progress,
+            )
+
+        gpu = {} if target.ahead_of_time else {"gpu": torch.cuda.get_device_name()}
+        inputs = {"graph": graph.content, **gpu, **versions("tensorrt", "tensorrt-rtx-cu13")}
+        asked = {"target": target.name, "capability": capabilities, "batch": batch}
+        return self._kept("engine", inputs, asked, make, f"engine for {target.name}")
+
+    def parity(self, bundle: Artifact, graph: Artifact, pixels: Tensor, images: str) -> ParityReport:
+        """Hold a graph in ONNX Runtime against the bundle's reference on `pixels`, whose hash is `images`."""
+
+        def make(work: Work) -> None:
+            found = Bundle.load(bundle.folder)
+            report = check_parity(
+                reference_model(found),
+                graph.folder / "model.onnx",
+                read_manifest(graph),
+                found.layers,
+                pixels,
+                progress=self.ui.progress,
+            )
+            (work.folder / PARITY).write_bytes(msgspec.json.encode(report))
+
+        inputs = {"bundle": bundle.content, "graph": graph.content, "images": images, **self._arithmetic()}
+        inputs |= versions("onnxruntime-gpu")
+        kept = self._kept("parity", inputs, {"n_images": len(pixels)}, make, "parity of a graph")
+        return msgspec.json.decode((kept.folder / PARITY).read_bytes(), type=ParityReport)
+
+    def decisions(self, what: str, content: str, runner: Callable[[], Runner], images: Images) -> Decisions:
+        """The classes that a runner gives every image; `content` is the hash of what runs, `what` its name in progress.
+
+        `runner` is called only where nothing is kept. DataError where a label is beyond the model's classes.
+        """
+
+        def make(work: Work) -> None:
+            found = decide(runner(), images, progress=lambda done, total: self.ui.progress(what, done, total))
+            save_file({"top": found.top, "n_classes": torch.tensor(found.n_classes)}, work.folder / DECISIONS)
+
+        inputs = {"subject": content, "images": images.fingerprint, **self._arithmetic(), **versions("onnxruntime-gpu")}
+        tensors = load_file(self._kept("decisions", inputs, {}, make, f"decisions of {what}").folder / DECISIONS)
+        n_classes = int(tensors["n_classes"])
+        check_labels(images.labels, n_classes)
+        return Decisions(top=tensors["top"], labels=images.labels, n_classes=n_classes)
+
+    def logits_error(self, bundle: Artifact, model: Loaded, images: Images) -> float:
+        """‖ŷ − y‖/‖y‖ over the logits of all images: y of the float model, ŷ of the bundle's reference."""
+
+        def make(work: Work) -> None:
+            reference = TorchRunner(reference_model(Bundle.load(bundle.folder)), self.device)
+            exact = TorchRunner(copy.deepcopy(model.model), self.device)
+            found = relative_error(reference, exact, images)
+            (work.folder / FIGURES).write_bytes(msgspec.json.encode({"logits_error": found}))
+
+        inputs = {"bundle": bundle.content, "model": model.fingerprint, "images": images.fingerprint}
+        kept = self._kept("figures", inputs | self._arithmetic(), {}, make, "error of the logits")
+        return float(msgspec.json.decode((kept.folder / FIGURES).read_bytes())["logits_error"])
+
+    def _arithmetic(self) -> dict[str, str]:
+        """What decides the last bits of a float sum: library, device, processor."""
+        gpu = {"gpu": torch.cuda.get_device_name(self.device)} if self.device.type == "cuda" else {}
+        return {**versions("torch", "timm"), "device": self.device.type, "processor": processor(), **gpu}
+
+    def _kept(self, kind: str, inputs: Mapping[str, str], asked: Any, make: Make, description: str) -> Artifact:
+        code = code_hash(*(f"erq_export.{name}" for name in CODE[kind]))
+        return Artifact.of(self.store.fetch(kind, key(kind, inputs, asked, code), make, description=description))
+
+
+def described(bundle: Bundle, content: str) -> dict[str, Any]:
+    """What a graph and its manifest say of where they come from."""
+    identity, spec = bundle.identity, bundle.spec
+    return {
+        "bundle_sha256": content,
+        "model": identity.timm_name,
+        "model_args": identity.model_args,
+        "weights": identity.weights,
+        "bits": str(spec.bits),
+        "attention": spec.attention,
+        "method": spec.method,
+        "preprocess": identity.preprocess.to_json(),
+    }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed version of each package, "none" where it is not installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def read_manifest(graph: Artifact) -> dict[str, Any]:
+    """What a graph claims."""
+    manifest: dict[str, Any] = json.loads((graph.folder / "manifest.json").read_text(encoding="utf-8"))
+    return manifest
+
+
+def read_engine(engine: Artifact) -> dict[str, Any]:
+    """What was compiled, and what it runs differently from the claims."""
+    record: dict[str, Any] = json.loads((engine.folder / "engine.json").read_text(encoding="utf-8"))
+    return record

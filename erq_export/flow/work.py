@@ -1,0 +1,102 @@
+"""One piece of work: a job, its model and images, read once, and the stages over a store."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+
+from erq_export.contract.bundle import Bundle
+from erq_export.data.calibration_set import CalibrationSet, calibration_set
+from erq_export.data.held_out import HeldOut, Images
+from erq_export.data.images import ImageSource
+from erq_export.flow.artifacts import Artifact
+from erq_export.flow.job import Job
+from erq_export.flow.meter import Meter
+from erq_export.flow.stages import Stages
+from erq_export.flow.ui import SILENT, Ui
+from erq_export.models.loading import Loaded
+from erq_export.models.rebuild import reference_model
+from erq_export.validate.metrics.accuracy import Decisions
+from erq_export.validate.runners import OnnxRuntimeRunner, TorchRunner
+
+
+@dataclass(frozen=True)
+class Course:
+    """The stages of a run as they are shown and metered."""
+
+    ui: Ui
+    meter: Meter = field(default_factory=Meter)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A stage that is shown, timed and metered; its cost is said when it ends well."""
+        with self.ui.stage(name), self.meter.stage(name):
+            yield
+        cost = self.meter.stages[-1]
+        self.ui.note(f"{name}: {cost.wall_s:.1f} s, peak memory {cost.peak_mib:.0f} MiB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """`model` is the float model, never changed; `source` holds the images to calibrate from, `val` labelled ones."""
+
+    job: Job
+    stages: Stages
+    model: Loaded
+    source: ImageSource
+    val: ImageSource | None
+    course: Course
+    _sets: dict[int, CalibrationSet] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def held_out(self) -> HeldOut | None:
+        """What accuracy is measured on."""
+        if self.val is None:
+            return None
+        preprocess = self.model.identity.preprocess
+        return HeldOut(source=self.val, preprocess=preprocess, limit=self.job.data.val_images or None)
+
+    @property
+    def quiet(self) -> "Work":
+        """The same, with stages that tell nothing."""
+        return replace(self, course=Course(SILENT), stages=replace(self.stages, ui=SILENT))
+
+    @property
+    def ui(self) -> Ui:
+        """Who is told."""
+        return self.course.ui
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """A stage of the course."""
+        return self.course.stage(name)
+
+    def calibration_images(self, seed: int) -> CalibrationSet:
+        """The job's number of images, drawn with a seed; decoded once."""
+        if seed not in self._sets:
+            preprocess = self.model.identity.preprocess
+            self._sets[seed] = calibration_set(self.source, preprocess, n=self.job.data.calib, seed=seed)
+        return self._sets[seed]
+
+    def float_decisions(self, images: Images) -> Decisions:
+        """Of the float model."""
+        device = self.stages.device
+        return self.stages.decisions(
+            "float", self.model.fingerprint, lambda: TorchRunner(self.model.model, device, name="float"), images
+        )
+
+    def reference_decisions(self, bundle: Artifact, images: Images) -> Decisions:
+        """Of a bundle's fake-quant reference."""
+
+        def runner() -> TorchRunner:
+            return TorchRunner(reference_model(Bundle.load(bundle.folder)), self.stages.device, name="reference")
+
+        return self.stages.decisions("reference", bundle.content, runner, images)
+
+    def graph_decisions(self, graph: Artifact, images: Images) -> Decisions:
+        """Of a graph in ONNX Runtime."""
+        threads = torch.get_num_threads()
+        return self.stages.decisions(
+            "onnx", graph.content, lambda: OnnxRuntimeRunner(graph.folder / "model.onnx", threads=threads), images
+        )
