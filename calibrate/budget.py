@@ -37,7 +37,7 @@ class Budget:
 def budget(loaded: Loaded, n_images: int, options: Options) -> Budget:
     """Found with one blank image: moments are G, D, C in float64, 3 (k + 1)² numbers a layer; the solver holds the factor,
     one copy of G and about five arrays of the weight's size. A second and a third hidden state walk beside the float one
-    with `--inputs quantized` and `--input-ranges quantized`."""
+    with `-O inputs=quantized` and `-O input_ranges=quantized`."""
     n_states = 1 + options.deployed_inputs + (options.input_ranges == "quantized")
     hidden: list[Tensor] = [torch.zeros(1, *loaded.identity.preprocess.input_size)]
     largest_hidden, largest_moments, largest_solver = 0, 0, 0

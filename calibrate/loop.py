@@ -1,6 +1,6 @@
 """The calibration loop: stage by stage, find the input grids, fold the LayerNorms, sum the moments, solve the layers.
 
-With `--inputs float` every layer sees the full-precision model's inputs (docs/method.md, "Order of the steps"): layers
+With `-O inputs=float` every layer sees the full-precision model's inputs (docs/method.md, "Order of the steps"): layers
 are independent and their order does not matter. With `quantized` a layer sees what the quantized layers before it make
 of the images, so they are solved in the order in which data reaches them. A stage stays float until the last of its
 layers is solved.

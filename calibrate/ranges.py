@@ -1,6 +1,6 @@
 """The input grids of one stage's sites: ranges searched over the calibration set, LayerNorms folded on the way.
 
-With `--input-ranges float` a site's range is that of the full-precision model's inputs. With `quantized` it is the
+With `-O input_ranges=float` a site's range is that of the full-precision model's inputs. With `quantized` it is the
 paper's (docs/method.md, "Order of the steps"): inputs behind the quantizers of all activations before it, weights in
 full precision.
 """

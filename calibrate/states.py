@@ -24,8 +24,8 @@ Chunks = Sequence[Tensor]
 class States:
     """Hidden states in front of one stage, chunk by chunk; None where the run has no use for one.
 
-    exact: of the (reparameterised) float model. ranged: every activation quantized, weights float (`--input-ranges
-    quantized`). deployed: every layer before it quantized (`--inputs quantized`).
+    exact: of the (reparameterised) float model. ranged: every activation quantized, weights float (`-O input_ranges
+    quantized`). deployed: every layer before it quantized (`-O inputs=quantized`).
     """
 
     exact: Chunks

@@ -63,7 +63,8 @@ def _no_option(name: str, option: str, known: Mapping[str, Any]) -> SpecError:
     others = [other for other in METHODS if option in hints(method_named(other).options)]
     if others:
         return SpecError(
-            f"-O {option} changes nothing with --method {name}", fix=f"leave it out, or --method {' or '.join(others)}"
+            f"-O {option} changes nothing with --method {name}",
+            fix=f"leave it out, or --method {' or --method '.join(others)}",
         )
     error = unknown(f"option of --method {name}", option, known)
     return SpecError(error.problem, fix=f"{error.fix} (erq-export methods {name} lists them)")

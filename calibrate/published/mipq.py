@@ -93,7 +93,7 @@ def solve(program: Program, start: Bits, solver: Any) -> Answer:
             model.solve(solver)
         except pulp.PulpSolverError as error:
             raise MachineError(
-                f"the mixed-integer solver {solver.name} failed: {error}", fix="--rounding flip, which needs no solver"
+                f"the mixed-integer solver {solver.name} failed: {error}", fix="-O rounding=flip, which needs no solver"
             ) from error
         proven = model.sol_status == pulp.LpSolutionOptimal
         solved = proven or model.sol_status == pulp.LpSolutionIntegerFeasible

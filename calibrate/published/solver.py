@@ -18,6 +18,6 @@ def find_solver(seconds: float, folder: str) -> Any:
             solver.tmpDir = folder
             return solver
     raise MachineError(
-        "--rounding mipq needs a mixed-integer solver, and pulp finds neither CBC nor HiGHS",
-        fix="pip install 'pulp[cbc]' or pip install highspy; or --rounding flip, which needs none",
+        "-O rounding=mipq needs a mixed-integer solver, and pulp finds neither CBC nor HiGHS",
+        fix="pip install 'pulp[cbc]' or pip install highspy; or -O rounding=flip, which needs none",
     )

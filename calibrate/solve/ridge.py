@@ -23,7 +23,7 @@ class Ridge:
         if int(info):
             raise SpecError(
                 f"G + {ridge_sum:g}·I is not positive definite in float64 (minor {int(info)} of {len(G)})",
-                fix="a larger --ridge, or more calibration images",
+                fix="a larger -O ridge, or more calibration images",
             )
         self.factor: Tensor = L.flip(0, 1)  # U (K, K)
 

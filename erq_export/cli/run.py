@@ -30,6 +30,14 @@ def grouped(command: Any) -> Any:
     return command
 
 
+def job_of(given: dict[str, Any]) -> Job:
+    """The job that the words mean, by parameter name; what was not typed is None, or empty."""
+    asked = {name: value for name, value in given.items() if value not in (None, (), {}) and name != "options"}
+    if "targets" in asked:
+        asked["targets"] = tuple(dict.fromkeys(asked["targets"]))
+    return resolve(asked, options=given["options"], typed=True)
+
+
 @click.command()
 @click.argument("name", metavar="MODEL")
 @grouped
@@ -41,11 +49,7 @@ def run(out: Path, overwrite: bool, **given: Any) -> None:
 
     MODEL is an alias (erq-export models) or any timm name whose blocks are known.
     """
-    method_options = given.pop("options")
-    asked = {name: value for name, value in given.items() if value not in (None, (), {})}
-    if "targets" in asked:
-        asked["targets"] = tuple(dict.fromkeys(asked["targets"]))
-    job = resolve(asked, options=method_options, typed=True)
+    job = job_of(given)
     from erq_export.contract.files import OutputFolder
     from erq_export.flow import preflight
 

@@ -123,10 +123,7 @@ def decode_custom(kind: type, value: Any) -> Any:
         return value
     if kind not in _CUSTOM:
         raise NotImplementedError(f"no record holds a {kind.__name__}")
-    try:
-        return _CUSTOM[kind][1](value)
-    except ErqError as e:
-        raise ValueError(e.problem) from e
+    return _CUSTOM[kind][1](value)
 
 
 def encode(record: Record) -> bytes:

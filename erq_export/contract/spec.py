@@ -5,7 +5,6 @@ method's own knobs, in the method's options (`calibrate.methods`).
 """
 
 import re
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -31,14 +30,19 @@ Argument = bool | int | float | str | tuple[Number, ...] | None
 Part = float | int | str | tuple[Number, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Bits:
-    """Designed precision: w weight bits and a activation bits; the container that carries them is int8 or uint8."""
+    """Designed precision: w weight bits and a activation bits; the container that carries them is int8 or uint8.
 
+    In files it is text, "w4a4", which is why it is no dataclass: the codec would make an object of one.
+    """
+
+    __slots__ = ("a", "w")
     w: int
     a: int
 
-    def __post_init__(self) -> None:
+    def __init__(self, *, w: int, a: int) -> None:
+        object.__setattr__(self, "w", w)
+        object.__setattr__(self, "a", a)
         if self.w not in WEIGHT_BITS:
             raise SpecError(f"--bits {self}: {self.w} weight bits", fix="2 to 8 weight bits, for example --bits w4a4")
         if self.a not in ACTIVATION_BITS:
@@ -46,8 +50,23 @@ class Bits:
                 f"--bits {self}: {self.a} activation bits", fix="3 to 8 activation bits, for example --bits w4a8"
             )
 
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{self} does not change")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Bits) and (self.w, self.a) == (other.w, other.a)
+
+    def __hash__(self) -> int:
+        return hash((self.w, self.a))
+
     def __str__(self) -> str:
         return f"w{self.w}a{self.a}"
+
+    def __repr__(self) -> str:
+        return f"Bits(w={self.w}, a={self.a})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Bits.parse, (str(self),)
 
     @classmethod
     def parse(cls, text: object) -> "Bits":

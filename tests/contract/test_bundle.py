@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from tiny_vit import TINY_LAYERS, calibrated_bundle, random_images, tiny_spec, tiny_vit
 from torch import nn
 
-from erq_export.contract.bundle import DESCRIPTION, FORMAT, TENSORS, Bundle, fingerprint
+from erq_export.contract.bundle import DESCRIPTION, TENSORS, Bundle, BundleDescription, fingerprint
 from erq_export.contract.errors import DataError
 from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import reference_model
 
 FILES = (TENSORS, DESCRIPTION)
+FORMAT = BundleDescription.FORMAT
 
 
 @pytest.fixture
@@ -143,9 +144,9 @@ def next_format(folder: Path) -> None:
         (damage_tensors, "damaged"),
         (cut_tensors, "damaged"),
         (remove_tensors, "missing"),
-        (remove_description, "no readable bundle"),
-        (cut_description, "no readable bundle"),
-        (next_format, f"format {FORMAT + 1}, this version reads {FORMAT}"),
+        (remove_description, "there is no .*bundle.json"),
+        (cut_description, "is no bundle"),
+        (next_format, f"a bundle of format {FORMAT + 1}, this version reads format {FORMAT}"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -160,12 +161,12 @@ def test_damage_is_noticed(folder: Path, damage: Callable[[Path], None], match: 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[]", b"null"])
 def test_a_description_that_is_no_description_is_refused(folder: Path, content: bytes) -> None:
     (folder / DESCRIPTION).write_bytes(content)
-    with pytest.raises(DataError, match="no readable bundle"):
+    with pytest.raises(DataError, match="is no bundle"):
         Bundle.load(folder)
 
 
 def test_an_empty_folder_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no readable bundle"):
+    with pytest.raises(DataError, match="there is no"):
         Bundle.load(tmp_path)
 
 

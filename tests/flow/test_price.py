@@ -9,50 +9,57 @@ from typing import Any
 import pytest
 import torch
 from command_line import Erq, start
+from msgspec import structs
 
 from erq_export.calibrate.loop import calibrate
-from erq_export.calibrate.published.papers import PUBLISHED, published
+from erq_export.calibrate.published.papers import PAPERS, published
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import SpecError
-from erq_export.contract.spec import Bits, ModelSpec, QuantSpec
+from erq_export.contract.spec import Bits
 from erq_export.data.calibration_set import calibration_set
 from erq_export.data.digits import Digits
 from erq_export.flow.ablation import price, steps
 from erq_export.flow.compare import layer_error
-from erq_export.flow.job import Job
+from erq_export.flow.job import Job, resolve
 from erq_export.models.loading import load
 from erq_export.models.rebuild import reference_model
 
 QUICK = ["--bits", "w4a4", "--calib", "4", "--seeds", "1", "--val-images", "60", "--compare", "w4a4"]
 
 
-def quant(**changes: Any) -> QuantSpec:
-    defaults: dict[str, Any] = {
+def wanted(options: dict[str, Any] | None = None, **changes: Any) -> Job:
+    """`changes` of the job's fields, `options` of its method."""
+    given: dict[str, Any] = {
+        "name": "demo",
         "bits": Bits(w=4, a=4),
         "targets": ("reference", "onnx", "tensorrt-rtx"),
-        "ridge": 100.0,
+        "seeds": 1,
     }
-    return QuantSpec(**defaults | changes)
+    return resolve(given | changes, options=options)
 
 
-@pytest.mark.parametrize("paper", PUBLISHED)
-@pytest.mark.parametrize("changes", [{}, {"attention": "int8", "calib": 7}, {"method": "gptq", "gptq_block": 3}])
+@pytest.mark.parametrize("paper", PAPERS)
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [({}, {}), ({"attention": "int8"}, {"attention_bits": 7}), ({"method": "gptq"}, {"block": 3})],
+)
 @pytest.mark.parametrize("has_reduction", [True, False])
 def test_the_first_row_is_the_papers_and_the_last_is_deployed(
-    paper: str, changes: dict[str, Any], has_reduction: bool
+    paper: str, changes: dict[str, Any], options: dict[str, Any], has_reduction: bool
 ) -> None:
     """Between them each row keeps what the rows above chose."""
-    wanted = quant(**changes)
-    rows = steps(wanted, paper, has_reduction=has_reduction)
-    assert rows[-1].spec == wanted
-    start = published(wanted, paper)
+    job = wanted(options, **changes)
+    rows = steps(job, paper, has_reduction=has_reduction)
+    assert rows[-1].spec == job.quantization
+    start = published(job.quantization, paper)
     if has_reduction:
         assert rows[0].spec == start
     names = [name for row in rows for name in row.options]
     assert len(names) == len(set(names))
     so_far: dict[str, Any] = {}
     for row in rows:
-        assert all(getattr(row.spec, name) == value for name, value in (so_far | row.options).items())
+        now = structs.asdict(row.spec) | row.spec.options
+        assert all(now[name] == value for name, value in (so_far | row.options).items())
         so_far |= row.options
     assert all(row.options for row in rows[1:])
     assert ("fold_reduction" in names) == (paper == "tpami" and has_reduction)
@@ -60,7 +67,7 @@ def test_the_first_row_is_the_papers_and_the_last_is_deployed(
 
 
 def test_what_cannot_be_deployed_is_gone_before_the_targets_rules_come() -> None:
-    changes = [row.change for row in steps(quant(attention="int8"), "tpami", has_reduction=True)]
+    changes = [row.change for row in steps(wanted(attention="int8"), "tpami", has_reduction=True)]
     at = changes.index("scales and ranges legal on onnx and tensorrt-rtx")
     assert changes[:at] == [
         "the published scheme (tpami)",
@@ -74,7 +81,7 @@ def test_what_cannot_be_deployed_is_gone_before_the_targets_rules_come() -> None
 
 def test_another_paper_is_refused() -> None:
     with pytest.raises(SpecError, match="icnl"):
-        steps(quant(), "icnl", has_reduction=False)
+        steps(wanted(), "icnl", has_reduction=False)
 
 
 @pytest.fixture(scope="module")
@@ -130,20 +137,15 @@ class Silent:
 
 def test_without_labelled_images_the_price_is_told_in_logits_on_those_of_the_calibration() -> None:
     """The last row anew by hand: the deployed bundle's logits against the float model's, on the images it was made with."""
-    spec = quant(calib=4, targets=("reference", "onnx"))
-    job, images, cpu = (
-        Job(model=ModelSpec(name="demo"), quant=spec, out=Path("out")),
-        Digits("train"),
-        torch.device("cpu"),
-    )
+    job, images, cpu = wanted(calib=4, targets=("reference", "onnx")), Digits("train"), torch.device("cpu")
     rows = price(job, images, None, cpu, Silent())
     loaded = load(job.model, seed=0)
     data = calibration_set(images, loaded.identity.preprocess, n=4, seed=0)
     with torch.inference_mode():
-        wanted = loaded.model(data.pixels)
-        bundle = calibrate(loaded, data, spec, device=cpu, progress=lambda *_: None)
+        exact = loaded.model(data.pixels)
+        bundle = calibrate(loaded, data, job.quantization, device=cpu, progress=lambda *_: None)
         found = reference_model(bundle)(data.pixels)
-    assert rows[-1]["logits_error"]["all"] == [pytest.approx(float((found - wanted).norm() / wanted.norm()), rel=1e-5)]
+    assert rows[-1]["logits_error"]["all"] == [pytest.approx(float((found - exact).norm() / exact.norm()), rel=1e-5)]
     assert rows[-1]["layer_error"]["all"] == [layer_error(bundle)]
     assert all("top1" not in row for row in rows)
     assert len(rows) > 5
@@ -151,11 +153,11 @@ def test_without_labelled_images_the_price_is_told_in_logits_on_those_of_the_cal
 
 def test_reference_alone_is_measured_and_exports_nothing(erq: Erq, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, said = erq("demo", *QUICK, "--to", "reference", "--published", "tpami", "--flips", "7", "--out", out)
+    code, said = erq("demo", *QUICK, "--to", "reference", "--published", "tpami", "-O", "flips=7", "--out", out)
     assert code == 0, said
     spec = Bundle.load(out / "bundle").spec
-    assert {name: getattr(spec, name) for name in PUBLISHED["tpami"]} == PUBLISHED["tpami"]
-    assert (spec.flips, spec.ridge) == (7, 100.0)  # what was typed, and the demo's own
+    assert {name: spec.options[name] for name in PAPERS["tpami"].options} == PAPERS["tpami"].options
+    assert (spec.options["flips"], spec.options["ridge"]) == (7, 100.0)  # what was typed, and the demo's own
     assert {p.name for p in out.iterdir()} - {"report.svg"} == {"run.json", "bundle", "report.json", "report.md"}
     report = json.loads((out / "report.json").read_text())
     assert set(report["accuracy"]["top1"]) == {"float", "reference"}
@@ -179,13 +181,13 @@ def test_reference_alone_is_measured_and_exports_nothing(erq: Erq, tmp_path: Pat
     ("words", "says"),
     [
         (["--to", "onnx", "--published", "icml"], ("--published icml", "--to reference")),
-        (["--to", "reference", "--published", "icnl"], ("unknown published setting 'icnl'", "did you mean icml")),
-        (["--to", "onnx", "--dual"], ("--dual cannot be deployed to onnx", "--to reference alone")),
+        (["--to", "reference", "--published", "icnl"], ("icnl", "did you mean icml")),
+        (["--to", "onnx", "-O", "dual=true"], ("-O dual=true cannot be deployed to onnx", "--to reference alone")),
         (
             ["--to", "reference", "--to", "onnx", "--attention", "paper"],
             ("--attention paper cannot be deployed to onnx",),
         ),
-        (["--to", "reference", "--method", "rtn", "--dual"], ("--dual changes nothing with --method rtn",)),
+        (["--to", "reference", "--method", "rtn", "-O", "dual=true"], ("-O dual changes nothing with --method rtn",)),
         (["--to", "refrence"], ("did you mean reference",)),
     ],
     ids=lambda value: " ".join(value)[:50],

@@ -10,7 +10,7 @@ from tiny_swin import tiny_swin
 from tiny_vit import TINY_LAYERS, calibrated_bundle, random_images, tiny_spec, tiny_vit
 
 from erq_export.calibrate.observers import activation_grid
-from erq_export.calibrate.published.papers import PUBLISHED, settings
+from erq_export.calibrate.published.papers import PAPERS
 from erq_export.calibrate.reparam import fold
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.bundle import Bundle
@@ -86,13 +86,13 @@ def test_a_rounded_zero_point_outside_the_codes_is_kept_where_nothing_must_hold_
 
 
 @pytest.mark.parametrize("tiny", [tiny_vit, tiny_swin], ids=["vit", "swin"])
-@pytest.mark.parametrize("paper", PUBLISHED)
+@pytest.mark.parametrize("paper", PAPERS)
 def test_a_published_scheme_comes_back_from_its_files(paper: str, tiny: Any, tmp_path: Path) -> None:
     """Log-√2 softmax, uniform q, k, v at the activations' bits, fractional zero points, a float image: all stored."""
     loaded = tiny()
     data = random_images(size=loaded.identity.preprocess.input_size[1])
     n_attention = len(loaded.family.attention(loaded.model))
-    bundle = calibrated_bundle(loaded, data, tiny_spec(**ALONE, **settings(paper)))
+    bundle = calibrated_bundle(loaded, data, tiny_spec(**ALONE, **PAPERS[paper].options))
     roles = {}
     for operand in bundle.operands.values():
         roles.setdefault(operand.role, []).append(isinstance(operand.grid, LogGrid))
@@ -123,7 +123,7 @@ def test_a_float_image_has_no_error_at_the_patch_embedding() -> None:
     bundles = [
         calibrated_bundle(tiny_vit(), random_images(), tiny_spec(**ALONE, patch_input=how)) for how in ("float", "8")
     ]
-    errors = [b.statistics["patch_embed.proj"]["error_inputs"] for b in bundles]
+    errors = [b.statistics["patch_embed.proj"].error_inputs for b in bundles]
     assert errors[0] == 0 < errors[1]
     assert bundles[0].layers["patch_embed.proj"].a_bits == 32
     assert tuple(bundles[0].layers) == TINY_LAYERS

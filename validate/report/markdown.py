@@ -20,7 +20,7 @@ def headline(report: dict[str, Any]) -> list[str]:
     said += _accuracy_words(report["accuracy"])
     for name, target in report["targets"].items():
         said += _target_words(name, target)
-        said += _attention_words(name, target, quant["attention_bits"])
+        said += _attention_words(name, target, quant["options"]["attention_bits"])
     if "reference" in quant["targets"]:
         said.append(_reference_words(report))
     said += _speed_words(report["latency"])

@@ -1,0 +1,1 @@
+"""The store: artifacts kept by content, made once, whoever asks."""
