@@ -1,4 +1,4 @@
-"""The hidden states: what a layer is fitted to with `--inputs quantized`, and where `--input-ranges quantized` searches."""
+"""The hidden states: what a layer is fitted to with `-O inputs=quantized`, and where `-O input_ranges=quantized` searches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -93,7 +93,7 @@ def test_methods_that_fit_nothing_know_no_inputs_to_fit_to(method: str) -> None:
     assert not options_of(method, {}).deployed_inputs
     with pytest.raises(SpecError, match=f"-O inputs changes nothing with --method {method}") as caught:
         options_of(method, {"inputs": "quantized"})
-    assert "--method erq or gptq" in caught.value.fix
+    assert "--method erq or --method gptq" in caught.value.fix
 
 
 def test_the_stated_error_is_then_the_deployed_model_s_own(

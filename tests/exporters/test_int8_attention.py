@@ -21,7 +21,6 @@ from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import EngineError, ParityError, SpecError
 from erq_export.contract.manifest import operands
 from erq_export.contract.sites import OPERANDS, AttentionShape
-from erq_export.contract.spec import Bits
 from erq_export.contract.targets import TARGETS
 from erq_export.exporters.onnx import linear as qdq
 from erq_export.exporters.onnx.operands import softmax_narrowing
@@ -296,7 +295,7 @@ def test_the_published_attention_needs_its_operands_too() -> None:
 
 def job(photos: Path, targets: tuple[str, ...], **model_args: Any) -> Job:
     model = {"name": TINY, "pretrained": False, "model_args": TINY_ARGS | model_args}
-    how = {"bits": Bits.parse("w4a4"), "method": "rtn", "attention": "int8"}
+    how = {"bits": "w4a4", "method": "rtn", "attention": "int8"}
     return resolve(model | how | {"targets": targets, "data": str(photos), "calib": 2})
 
 

@@ -270,7 +270,7 @@ def test_no_solver_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(solvers_here, "SOLVERS", solvers)
         with pytest.raises(MachineError, match="neither CBC nor HiGHS") as caught:
             mipq(W, grid, M, 100, columns=8, seconds=SECONDS)
-        assert "--rounding flip" in caught.value.fix
+        assert "-O rounding=flip" in caught.value.fix
         assert caught.value.exit_code == 3
 
 
