@@ -32,8 +32,10 @@ from erq_export.calibrate.phases import Phases
 from erq_export.calibrate.solve import compiled
 from erq_export.calibrate.solve.wqer import halves
 from erq_export.contract.files import write_json, write_text
-from erq_export.contract.spec import Bits, ModelSpec, QuantSpec
+from erq_export.contract.records import plain_of
+from erq_export.contract.spec import ModelSpec
 from erq_export.data.calibration_set import CalibrationSet
+from erq_export.flow.job import Job, resolve
 from erq_export.flow.meter import Meter
 from erq_export.models.loading import load
 from erq_export.validate.report.markdown import table
@@ -41,6 +43,7 @@ from erq_export.validate.report.markdown import table
 TARGETS = ("onnx", "tensorrt-rtx")
 MODELS = ("vit_t", "vit_s", "vit_b", "swin_t")
 PHASES = ("ranges", "moments", "solver", "statistics")
+RANDOM = "0" * 64  # in the place of a hash of the images
 N_SQUARE, REPEATS = 1024, 10
 SWEEP_FLOP = 5  # an entry of a sweep: its gain 2, the least gain 1, the update of its gradient 2
 
@@ -104,16 +107,18 @@ def gemm_rate() -> float:
     return 2 * N_SQUARE**3 / best
 
 
-def measure(model: str, spec: QuantSpec) -> dict[str, Any]:
+def measure(model: str, job: Job) -> dict[str, Any]:
     """One calibration; the rate is taken before and after, the better one counts."""
     loaded = load(ModelSpec(name=model, pretrained=False), seed=0)
     shape = loaded.identity.preprocess.input_size
-    pixels = torch.randn(spec.calib, *shape, generator=torch.Generator().manual_seed(0))
-    data = CalibrationSet(pixels=pixels, names=tuple(f"noise/{i}" for i in range(spec.calib)), sha256="random")
-    expected, phases, meter, rate = budget(loaded, spec), CpuPhases(), Meter(), gemm_rate()
+    pixels = torch.randn(job.data.calib, *shape, generator=torch.Generator().manual_seed(0))
+    data = CalibrationSet(pixels=pixels, names=tuple(f"noise/{i}" for i in range(job.data.calib)), sha256=RANDOM)
+    expected, phases, meter, rate = budget(loaded, job.data.calib, job.options), CpuPhases(), Meter(), gemm_rate()
     start = time.process_time()
     with meter.stage("calibrate"), counted_entries() as entries:
-        bundle = calibrate(loaded, data, spec, device=torch.device("cpu"), progress=lambda *_: None, phases=phases)
+        bundle = calibrate(
+            loaded, data, job.quantization, device=torch.device("cpu"), progress=lambda *_: None, phases=phases
+        )
     cpu, rate = time.process_time() - start, max(rate, gemm_rate())
     matrices = sum(matrix_flop(*layer.weight_q.shape) for layer in bundle.layers.values())
     flop = matrices + SWEEP_FLOP * sum(entries)
@@ -144,9 +149,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     words = parser.parse_args()
-    spec = QuantSpec(bits=Bits.parse(words.bits), targets=TARGETS, calib=words.calib)
+    job = resolve({"name": "vit_s", "bits": words.bits, "targets": TARGETS, "calib": words.calib})
     if words.one:
-        json.dump(measure(words.one, spec), sys.stdout)
+        json.dump(measure(words.one, job), sys.stdout)
         return
     rows = []
     for model in words.models:
@@ -155,7 +160,7 @@ def main() -> None:
         print(rows[-1])
     machine = {"processor": processor(), "threads": torch.get_num_threads(), "torch": version("torch")}
     words.out.mkdir(parents=True, exist_ok=True)
-    write_json(words.out / "calibration.json", {"machine": machine, "spec": spec.to_json(), "rows": rows})
+    write_json(words.out / "calibration.json", {"machine": machine, "spec": plain_of(job.quantization), "rows": rows})
     write_text(words.out / "calibration.md", page(rows, machine, words))
 
 

@@ -32,12 +32,13 @@ from erq_export.calibrate.loop import calibrate
 from erq_export.contract.errors import DataError, ErqError, SpecError
 from erq_export.contract.files import write_json, write_text
 from erq_export.contract.preprocess import Preprocess
+from erq_export.contract.records import plain_of
 from erq_export.contract.registry import METHODS, unknown
-from erq_export.contract.spec import Bits, ModelSpec, QuantSpec
+from erq_export.contract.spec import ModelSpec, Quantization
 from erq_export.data.calibration_set import CalibrationSet, calibration_set, check_enough
 from erq_export.data.images import ImageFolder
+from erq_export.flow.job import resolve
 from erq_export.flow.run import device_named
-from erq_export.models.aliases import ALIASES
 from erq_export.models.loading import Loaded, load
 from erq_export.models.rebuild import reference_model
 from erq_export.validate.runners import TorchRunner
@@ -70,10 +71,11 @@ class Bench:
         checkpoint = None if folder is None else str(checkpoint_of(name, folder))
         return ModelSpec(name=name, checkpoint=checkpoint, pretrained=self.words.pretrained)
 
-    def spec(self, model: str, bits: str, way: str, seed: int) -> QuantSpec:
+    def spec(self, model: str, bits: str, way: str) -> Quantization:
         """The alias's defaults, which are the paper's, with what the way changes."""
-        options = {"ridge": ALIASES[model].option("ridge"), "calib": self.words.calib, "seed": seed} | WAYS[way]
-        return QuantSpec(bits=Bits.parse(bits), targets=("onnx",), **options)
+        options = {name: value for name, value in WAYS[way].items() if name != "method"}
+        given = {"name": model, "bits": bits, "targets": ("onnx",), "method": WAYS[way]["method"]}
+        return resolve(given, options=options).quantization
 
     def settings(self, loaded: Loaded) -> dict[str, Any]:
         """Everything that float top-1 depends on: a result with the same settings stands."""
@@ -90,7 +92,7 @@ class Bench:
             "versions": {name: version(name) for name in ("erq-export", "timm")},
         }
 
-    def quantized(self, model: str, spec: QuantSpec, data: CalibrationSet, what: str) -> float:
+    def quantized(self, model: str, spec: Quantization, data: CalibrationSet, what: str) -> float:
         """Top-1 of one calibration's reference. The model is loaded again: calibration consumes it."""
         loaded, device = load(self.model(model), seed=0), device_named(self.words.device)
         bundle = calibrate(loaded, data, spec, device=device, progress=lambda *_: None)
@@ -155,7 +157,7 @@ def checked(words: argparse.Namespace) -> Bench:
         check_classes(val, TorchRunner(loaded.model, torch.device("cpu")).logits(example).shape[1], words.class_map)
         for bits in words.bits:
             for way in words.methods:
-                bench.spec(model, bits, way, seed=0)
+                bench.spec(model, bits, way)
     words.out.joinpath("runs").mkdir(parents=True, exist_ok=True)
     return bench
 
@@ -210,8 +212,8 @@ def measure_all(bench: Bench) -> list[dict[str, Any]]:
         for seed in range(words.seeds):
             data = calibration_set(bench.train, preprocess, n=words.calib, seed=seed)
             for bits, way in ((bits, way) for bits in words.bits for way in words.methods):
-                spec, name = bench.spec(model, bits, way, seed), f"{model}.{bits}.{way}.{seed}"
-                asked = {**settings, "quant": spec.to_json(), "calibration_sha256": data.sha256}
+                spec, name = bench.spec(model, bits, way), f"{model}.{bits}.{way}.{seed}"
+                asked = {**settings, "quant": plain_of(spec), "calibration_sha256": data.sha256}
                 row = {"model": model, "bits": bits, "method": way, "seed": seed}
                 result(name, asked, row, partial(bench.quantized, model, spec, data, name))
     return results

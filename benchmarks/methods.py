@@ -29,11 +29,11 @@ from erq_export.backends.machine import processor
 from erq_export.calibrate.loop import calibrate
 from erq_export.contract.files import write_json, write_text
 from erq_export.contract.registry import METHODS
-from erq_export.contract.spec import Bits, QuantSpec
+from erq_export.contract.spec import Bits
 from erq_export.data.calibration_set import calibration_set
 from erq_export.data.digits import Digits
-from erq_export.flow.compare import Setting, layer_error, seeded, summary
-from erq_export.models.aliases import DEMO_RIDGE
+from erq_export.flow.compare import Row, layer_error, quantization, summary
+from erq_export.flow.job import resolve
 from erq_export.models.loading import load
 from erq_export.models.rebuild import reference_model
 from erq_export.validate.report.markdown import table
@@ -42,8 +42,7 @@ BITS = ("w2a4", "w3a4", "w4a4", "w4a8", "w8a8")
 ORDER = ("rtn", "repq", "gptq", "erq")
 N_THREADS = 1  # the order of floating-point sums follows it; one also suits a shared machine
 TARGETS = ("onnx", "tensorrt-rtx")  # the grids must suit both
-BASE = QuantSpec(bits=Bits.parse(BITS[0]), targets=TARGETS, ridge=DEMO_RIDGE)  # all else as the command line has it
-VARIED = ("bits", "targets", "method", "calib", "seed")  # fields of the spec that the table or its heading gives
+BASE = resolve({"name": "demo", "bits": BITS[0], "targets": TARGETS})  # all else as the command line has it
 FIGURES = {
     "layer_error": "layer error",
     "logits_error": "logits error",
@@ -63,15 +62,16 @@ def measure(task: tuple[str, str, int]) -> dict[str, Any]:
     torch.set_num_threads(N_THREADS)
     held_out, train, preprocess = Judged("held_out"), Digits("train"), load(DEMO, seed=0).identity.preprocess
     found, layers, decisions = [], [], []
-    for spec in seeded(BASE, Setting(bits=Bits.parse(bits), method=method), n_seeds):
-        data, start = calibration_set(train, preprocess, n=spec.calib, seed=spec.seed), time.perf_counter()
+    spec = quantization(BASE, Row(bits=Bits.parse(bits), method=method))
+    for seed in range(n_seeds):
+        data, start = calibration_set(train, preprocess, n=BASE.data.calib, seed=seed), time.perf_counter()
         bundle = calibrate(load(DEMO, seed=0), data, spec, device=CPU, progress=lambda *_: None)
         calibration_s = time.perf_counter() - start
         logits = held_out.logits(reference_model(bundle))
         error, top1 = layer_error(bundle), held_out.top1(logits)
         near = figures(logits, held_out.float_logits)
         found.append({"layer_error": error, "top1": top1, **near, "calibration_s": calibration_s})
-        layers.append({path: row["error"] for path, row in bundle.statistics.items()})
+        layers.append({path: row.error for path, row in bundle.statistics.items()})
         decisions.append(unlike(held_out, logits))
     means = {path: statistics.fmean(errors[path] for errors in layers) for path in layers[0]}
     return {"bits": bits, "method": method, **summary(found), "layers": means, "decisions": decisions}
@@ -215,8 +215,8 @@ def described(held_out: Judged, n_seeds: int) -> dict[str, Any]:
     spread = torch.tensor([m.margin for m in images.values()], dtype=torch.float64)
     return {
         "seeds": n_seeds,
-        "spec": {name: value for name, value in BASE.to_json().items() if name not in VARIED},
-        "calib": BASE.calib,
+        "spec": BASE.method.options,
+        "calib": BASE.data.calib,
         "targets": TARGETS,
         "held_out": len(held_out.labels),
         "float_top1": held_out.top1(held_out.float_logits),

@@ -11,7 +11,6 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,11 @@ from erq_export.backends.machine import processor
 from erq_export.backends.onnxruntime import session
 from erq_export.calibrate.loop import calibrate
 from erq_export.contract.files import write_json, write_text
-from erq_export.contract.spec import Bits, ModelSpec, QuantSpec
+from erq_export.contract.spec import ModelSpec, Quantization
 from erq_export.contract.targets import TARGETS
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.exporters.onnx.write import float_graph, lowered, marker_graph, save
+from erq_export.flow.job import resolve
 from erq_export.models.loading import load
 from erq_export.validate.report.markdown import table
 
@@ -43,13 +43,13 @@ FLOAT, THEIRS = "float32", "quantize_static"
 WANTED = 2.2  # times float32, at vit_s
 
 
-def variants() -> dict[str, QuantSpec]:
+def variants() -> dict[str, Quantization]:
     """What is ours: bits (in the graph they differ by Clip), with attention in float and in integers."""
-    plain = {
-        bits: QuantSpec(bits=Bits.parse(bits), targets=("onnx",), method="rtn", calib=CALIB)
+    return {
+        bits + ending: resolve({"name": "vit_s", "bits": bits, "method": "rtn", "attention": attention}).quantization
+        for ending, attention in (("", "fp16"), (ATTENTION, "int8"))
         for bits in ("w8a8", "w4a4")
     }
-    return plain | {bits + ATTENTION: replace(spec, attention="int8") for bits, spec in plain.items()}
 
 
 def make_graphs(model: str, names: Sequence[str], folder: Path, pixels: Tensor) -> dict[str, Path]:
@@ -58,7 +58,7 @@ def make_graphs(model: str, names: Sequence[str], folder: Path, pixels: Tensor) 
     if not found[FLOAT].exists():
         loaded = load(ModelSpec(name=model, pretrained=False), seed=0)
         save(float_graph(loaded.model, loaded.identity.preprocess.input_size), found[FLOAT])
-    data = CalibrationSet(pixels=pixels, names=tuple(f"noise/{i}" for i in range(CALIB)), sha256="random")
+    data = CalibrationSet(pixels=pixels, names=tuple(f"noise/{i}" for i in range(CALIB)), sha256="0" * 64)
     for name in names:
         spec = variants()[name]
         found[name] = folder / f"{model}.{name}.onnx"

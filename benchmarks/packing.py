@@ -23,11 +23,13 @@ from erq_export.backends.tensorrt import build_engine
 from erq_export.calibrate.loop import calibrate
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.files import write_json, write_text
-from erq_export.contract.spec import PACKS, Bits, ModelSpec, QuantSpec
+from erq_export.contract.records import choices, hints
+from erq_export.contract.spec import DeploySpec, ModelSpec
 from erq_export.contract.targets import named
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.exporters.onnx.write import lowered, marker_graph, save
 from erq_export.exporters.tensorrt.plan import compiled, summarize
+from erq_export.flow.job import resolve
 from erq_export.models.loading import load
 from erq_export.validate.latency import measure_latency
 from erq_export.validate.parity.executed import INTEGER_GEMMS, executed_ops
@@ -35,6 +37,7 @@ from erq_export.validate.report.markdown import table
 from erq_export.validate.runners import OnnxRuntimeRunner
 
 TARGETS = ("onnx", "tensorrt-rtx")
+PACKS = choices(hints(DeploySpec)["pack"])
 CAPABILITIES = ("8.6", "12.0")
 LOADS = 5
 MIB = 2**20
@@ -45,9 +48,9 @@ def bundle_of(model: str, bits: str) -> Bundle:
     loaded = load(ModelSpec(name=model, pretrained=False), seed=0)
     shape = loaded.identity.preprocess.input_size
     pixels = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    data = CalibrationSet(pixels=pixels, names=("noise/0", "noise/1"), sha256="random")
-    spec = QuantSpec(bits=Bits.parse(bits), targets=TARGETS, method="rtn", calib=2, pack="int4")
-    return calibrate(loaded, data, spec, device=torch.device("cpu"), progress=lambda *_: None)
+    data = CalibrationSet(pixels=pixels, names=("noise/0", "noise/1"), sha256="0" * 64)
+    given = {"name": model, "bits": bits, "targets": TARGETS, "method": "rtn", "pack": "int4"}
+    return calibrate(loaded, data, resolve(given).quantization, device=torch.device("cpu"), progress=lambda *_: None)
 
 
 def cpu_s(work: Callable[[], Any]) -> float:

@@ -25,11 +25,13 @@ from torch import Tensor, nn
 
 from erq_export.backends.machine import processor
 from erq_export.calibrate.loop import CHUNK, layer_problem
-from erq_export.calibrate.methods.erq import ridges
+from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.calibrate.published.mipq import Answer, Bits, Program, block_program, exact, row_sums, solve
 from erq_export.calibrate.published.solver import find_solver
 from erq_export.calibrate.ranges import input_grids
+from erq_export.calibrate.setting import Setting
 from erq_export.calibrate.solve.aqer import weight_shift
+from erq_export.calibrate.solve.erq import ridges
 from erq_export.calibrate.solve.ridge import Ridge
 from erq_export.calibrate.solve.rounding import flip, nearest, neighbours, paper
 from erq_export.calibrate.solve.weight_grid import weight_grid
@@ -37,10 +39,10 @@ from erq_export.calibrate.states import stage_moments
 from erq_export.contract.files import write_json, write_text
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.sites import submodule
-from erq_export.contract.spec import Bits as Precision
-from erq_export.contract.spec import ModelSpec, QuantSpec
+from erq_export.contract.spec import DataSpec, ModelSpec
 from erq_export.data.calibration_set import calibration_set
 from erq_export.data.digits import Digits
+from erq_export.flow.job import resolve
 from erq_export.models.loading import load
 from erq_export.validate.report.markdown import table
 
@@ -49,7 +51,9 @@ SECONDS = 20.0  # per program: enough to end
 RULES = {"rtn": nearest, "paper": paper, "flip": flip}
 T = TypeVar("T")
 NAMES = (*RULES, "mipq", "enumeration")
-SPEC = QuantSpec(bits=Precision(w=4, a=4), targets=("onnx",))
+OPTIONS = ErqOptions()
+SPEC = Setting.of(resolve({"name": "vit_s", "bits": "w4a4"}).quantization)  # the paper's λ
+CALIB = DataSpec().calib
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +79,16 @@ class Result:
 def layers(seed: int) -> list[Layer]:
     """Every layer of the bundled model, as ERQ's weight step meets it."""
     loaded, found = load(ModelSpec(name="demo"), seed=0), []
-    data = calibration_set(Digits("train"), loaded.identity.preprocess, n=SPEC.calib, seed=seed)
+    data = calibration_set(Digits("train"), loaded.identity.preprocess, n=CALIB, seed=seed)
     hidden = list(data.pixels.split(CHUNK))
     for stage in loaded.stages:
-        grids = input_grids(loaded.model, stage, hidden, SPEC, reparameterize=True)
+        grids = input_grids(loaded.model, stage, hidden, SPEC)
         moments, hidden = stage_moments(loaded.model, stage, hidden, grids)
         for site in stage.sites:
             linear = cast(nn.Linear, submodule(loaded.model, site.path, nn.Linear))
             problem = layer_problem(linear, moments[site.path], site, SPEC)
             G, k = problem.moments.G, problem.weight.shape[1]
-            ridge = Ridge(G, ridges(site.role, SPEC.ridge)[0])
+            ridge = Ridge(G, ridges(site.role, OPTIONS.ridge)[0])
             W = (problem.augmented + weight_shift(problem.augmented, problem.moments.D, ridge))[:, :k]
             grid = weight_grid(W, bits=SPEC.bits.w, rules=SPEC.rules)
             found.append(Layer(path=site.path, W=W, grid=grid, M=G[:k, :k] / problem.moments.n_rows))
@@ -111,7 +115,7 @@ def compare(layer: Layer, i: int, columns: Tensor, solver: Any) -> Result:
     bits: dict[str, Bits] = {}
     seconds: dict[str, float] = {}
     for name, rule in RULES.items():
-        rounded, took = timed(partial(rule, W, layer.grid, M, SPEC.flips))
+        rounded, took = timed(partial(rule, W, layer.grid, M, OPTIONS.flips))
         bits[name], seconds[name] = tuple((rounded == up)[i].tolist()), took / len(W)
 
     B, start = range(len(columns)), bits["flip"]
@@ -210,7 +214,7 @@ def markdown(report: dict[str, Any]) -> str:
             "# Rounding rules beside the optimum",
             "",
             f"`python benchmarks/rounding.py --seed {report['seed']}`: random columns of random rows of the bundled model's"
-            f" layers, {SPEC.bits}, calibrated on {SPEC.calib} digits, after the activation step; M = G/N. Mean ±"
+            f" layers, {SPEC.bits}, calibrated on {CALIB} digits, after the activation step; M = G/N. Mean ±"
             " standard deviation over the rows, which come from different layers: compare the shares rather than d M dᵀ.",
             "",
             "- rtn, paper, flip: all rows of the layer's block at once, as they are used; time is per row",

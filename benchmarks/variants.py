@@ -11,7 +11,6 @@ import os
 import platform
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,12 +24,14 @@ from digits import CPU, DEMO, Judged, figures
 from erq_export.backends.machine import processor
 from erq_export.calibrate.loop import CHUNK, calibrate
 from erq_export.calibrate.ranges import input_grids
+from erq_export.calibrate.setting import Setting
 from erq_export.calibrate.states import stage_moments
 from erq_export.contract.files import write_json, write_text
-from erq_export.contract.spec import Bits, QuantSpec
+from erq_export.contract.spec import DataSpec, Quantization
 from erq_export.data.calibration_set import CalibrationSet, calibration_set
 from erq_export.data.digits import Digits
 from erq_export.flow.compare import layer_error, summary
+from erq_export.flow.job import resolve
 from erq_export.models.aliases import DEMO_RIDGE
 from erq_export.models.loading import load
 from erq_export.models.rebuild import reference_model
@@ -40,6 +41,7 @@ BITS = ("w3a4", "w2a4", "w4a4")
 N_THREADS = 1  # the order of floating-point sums follows it; one also suits a shared machine
 N_TRAIN = 200  # training digits that a variant is judged on, of the 1168 that it was not calibrated on
 PAPER_RIDGE = 1e4
+CALIB = DataSpec().calib
 PUBLISHED = {
     "rounding": "paper",
     "row_steps": 0,
@@ -70,7 +72,7 @@ FIGURES = {
 JUDGED_BY = ("train_deployed_error", "train_logits_error")
 
 
-def measured(spec: QuantSpec, data: CalibrationSet, train: Judged, held_out: Judged) -> dict[str, float]:
+def measured(spec: Quantization, data: CalibrationSet, train: Judged, held_out: Judged) -> dict[str, float]:
     """The figures of one calibration."""
     start = time.perf_counter()
     bundle = calibrate(load(DEMO, seed=0), data, spec, device=CPU, progress=lambda *_: None)
@@ -83,15 +85,20 @@ def measured(spec: QuantSpec, data: CalibrationSet, train: Judged, held_out: Jud
     return found | {f"{which}_{name}": value for which, they in prefixed.items() for name, value in they.items()}
 
 
+def asked(bits: str, options: dict[str, Any]) -> Quantization:
+    """What a variant changes in the bundled model's settings."""
+    given = {"name": "demo", "bits": bits, "targets": ("onnx", "tensorrt-rtx")}
+    return resolve(given, options=options).quantization
+
+
 def measure(task: tuple[str, str, int]) -> dict[str, Any]:
     """One row: a precision and a variant over the seeds, every figure's mean, deviation, range and values."""
     bits, name, seeds = task
     torch.set_num_threads(N_THREADS)
     train, held_out = Judged("train"), Judged("held_out")
-    base = QuantSpec(bits=Bits.parse(bits), targets=("onnx", "tensorrt-rtx"), ridge=DEMO_RIDGE)
-    results = []
-    for spec in (replace(base, seed=seed, **VARIANTS[name]) for seed in range(seeds)):
-        data = calibration_set(train.digits, train.preprocess, n=spec.calib, seed=spec.seed)
+    spec, results = asked(bits, VARIANTS[name]), []
+    for seed in range(seeds):
+        data = calibration_set(train.digits, train.preprocess, n=CALIB, seed=seed)
         results.append(measured(spec, data, train, held_out))
     return {"bits": bits, "variant": name, **summary(results)}
 
@@ -99,11 +106,11 @@ def measure(task: tuple[str, str, int]) -> dict[str, Any]:
 def ridge_shares(seed: int = 0) -> dict[str, dict[str, float]]:
     """For every layer of the bundled model: rows, G's mean diagonal, and how many times that 0.1 · 1e4 is (w4a4)."""
     loaded, found = load(DEMO, seed=0), {}
-    spec = QuantSpec(bits=Bits.parse("w4a4"), targets=("onnx", "tensorrt-rtx"), seed=seed)
-    data = calibration_set(Digits("train"), loaded.identity.preprocess, n=spec.calib, seed=seed)
+    setting = Setting.of(asked("w4a4", {}))
+    data = calibration_set(Digits("train"), loaded.identity.preprocess, n=CALIB, seed=seed)
     hidden = list(data.pixels.split(CHUNK))
     for stage in loaded.stages:
-        grids = input_grids(loaded.model, stage, hidden, spec, reparameterize=True)
+        grids = input_grids(loaded.model, stage, hidden, setting)
         moments, hidden = stage_moments(loaded.model, stage, hidden, grids)
         for path, m in moments.items():
             diagonal = float(m.G.diagonal()[:-1].mean())  # the last is the bias's
@@ -131,7 +138,7 @@ def markdown(report: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {machine[name]}" for name in ("erq-export", "torch", "timm", "scikit-learn"))
     largest = max(shares, key=lambda path: shares[path]["times"])
     heading = ["bits", "variant", *FIGURES.values(), *(f"better: {FIGURES[name]}" for name in JUDGED_BY)]
-    published = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in PUBLISHED.items())
+    published = " ".join(f"-O {name}={value}" for name, value in PUBLISHED.items())
     ridge_rows = [
         [path, str(s["rows"]), f"{s['mean_diagonal']:.4g}", f"{s['times']:.3g}"] for path, s in shares.items()
     ]

@@ -1,13 +1,14 @@
 """What a calibration says that it will hold, against what it holds."""
 
-from tiny_vit import N_IMAGES, tiny_spec, tiny_vit
+from tiny_vit import N_IMAGES, tiny_vit
 
 from erq_export.calibrate.budget import F32, F64, MIB, budget
+from erq_export.calibrate.methods.method import options_of
 
 
 def test_the_parts_are_counted() -> None:
     """Tiny ViT: hidden state 16 patches + class token × 32, in and out; fc2 has 128 inputs and is the largest layer."""
-    expected = budget(tiny_vit(), tiny_spec())
+    expected = budget(tiny_vit(), N_IMAGES, options_of("erq", {}))
     tokens, dim = 17, 32
     assert expected.hidden_mib == N_IMAGES * max(2 * tokens * dim, 3 * 16 * 16 + tokens * dim) * F32 / MIB
     assert expected.moments_mib == 3 * (129**2 + 3 * 33**2) * F64 / MIB
@@ -15,7 +16,7 @@ def test_the_parts_are_counted() -> None:
 
 
 def test_more_images_cost_hidden_state_alone() -> None:
-    few, many = (budget(tiny_vit(), tiny_spec(calib=n)) for n in (10, 1000))
+    few, many = (budget(tiny_vit(), n, options_of("erq", {})) for n in (10, 1000))
     assert many.hidden_mib == 100 * few.hidden_mib
     assert (many.model_mib, many.moments_mib, many.solver_mib) == (few.model_mib, few.moments_mib, few.solver_mib)
     assert "MiB" in many.says()
@@ -23,7 +24,7 @@ def test_more_images_cost_hidden_state_alone() -> None:
 
 def test_every_further_state_is_as_large_as_the_float_one() -> None:
     one, two, three = (
-        budget(tiny_vit(), tiny_spec(**options)).hidden_mib
+        budget(tiny_vit(), N_IMAGES, options_of("erq", options)).hidden_mib
         for options in ({}, {"inputs": "quantized"}, {"inputs": "quantized", "input_ranges": "quantized"})
     )
     assert (two, three) == (2 * one, 3 * one)

@@ -1,7 +1,5 @@
 """The loop: every layer sees the full-precision model's inputs; what is left is legal, finite and what is deployed."""
 
-from typing import Any
-
 import pytest
 import torch
 from legal import assert_legal
@@ -9,37 +7,36 @@ from tiny_vit import N_IMAGES, TINY_LAYERS, calibrated_bundle, random_images, ti
 from torch import Tensor, nn
 
 from erq_export.calibrate.loop import CHUNK, calibrate
-from erq_export.calibrate.methods.erq import Erq
-from erq_export.calibrate.methods.method import Problem, Solution
-from erq_export.calibrate.methods.rtn import RoundToNearest
 from erq_export.calibrate.moments import Moments
+from erq_export.calibrate.setting import Setting
+from erq_export.calibrate.solve.problem import Problem, Solution
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.formats.affine import fake_quantize
 from erq_export.contract.quantized import quant_linears
-from erq_export.contract.spec import QuantSpec
+from erq_export.contract.spec import Quantization
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.models.rebuild import reference_model
 
-METHODS: dict[str, type[Erq] | type[RoundToNearest]] = {"erq": Erq, "rtn": RoundToNearest}
+METHODS = ("erq", "rtn")
 TARGETS = [("onnx",), ("onnx", "tensorrt-rtx")]
 BITS = ["w2a3", "w4a4", "w8a8"]
 EVERYWHERE = pytest.mark.parametrize("targets", TARGETS, ids="+".join)
 
 
 def recorded(
-    monkeypatch: pytest.MonkeyPatch, spec: QuantSpec, images: CalibrationSet
+    monkeypatch: pytest.MonkeyPatch, spec: Quantization, images: CalibrationSet
 ) -> tuple[Bundle, dict[str, Problem], dict[str, Solution]]:
     """A calibration, with the problem that each layer posed and the solution it was given."""
     problems: list[Problem] = []
     solutions: list[Solution] = []
-    solve = METHODS[spec.method].solve
+    solve = Setting.solve
 
-    def record(self: Any, problem: Problem) -> Solution:
+    def record(self: Setting, problem: Problem) -> Solution:
         problems.append(problem)
         solutions.append(solve(self, problem))
         return solutions[-1]
 
-    monkeypatch.setattr(METHODS[spec.method], "solve", record)
+    monkeypatch.setattr(Setting, "solve", record)
     bundle = calibrated_bundle(tiny_vit(), images, spec)
     paths = tuple(bundle.layers)
     return bundle, dict(zip(paths, problems, strict=True)), dict(zip(paths, solutions, strict=True))
@@ -121,9 +118,11 @@ def test_statistics_are_the_errors_of_the_stored_rows(
             "error": x_hat @ layer.weight.double().T + layer.bias.double(),
         }
         stated = bundle.statistics[path]
-        assert stated["n_rows"] == len(x)
+        assert stated.n_rows == len(x)
         for name, y_hat in quantized.items():
-            assert stated[name] == pytest.approx(float((y_hat - y).square().sum() / y.square().sum()), rel=2e-3)
+            assert getattr(stated, name) == pytest.approx(
+                float((y_hat - y).square().sum() / y.square().sum()), rel=2e-3
+            )
 
 
 @EVERYWHERE
@@ -136,9 +135,9 @@ def test_erq_leaves_less_error_than_rounding_in_every_layer(
         for method in ("erq", "rtn")
     )
     for path in TINY_LAYERS:
-        assert 0 <= erq[path]["error"] < rtn[path]["error"], path
-        assert erq[path]["error"] < erq[path]["error_nearest"], path
-        assert rtn[path]["error"] == rtn[path]["error_nearest"], path
+        assert 0 <= erq[path].error < rtn[path].error, path
+        assert erq[path].error < erq[path].error_nearest, path
+        assert rtn[path].error == rtn[path].error_nearest, path
 
 
 def logits(model: nn.Module, pixels: Tensor) -> Tensor:
@@ -207,12 +206,12 @@ def test_the_images_are_read_only_and_progress_names_every_stage(images: Calibra
 
 
 def test_the_bundle_says_what_it_was_made_from(bundle: Bundle, images: CalibrationSet) -> None:
-    assert bundle.data == images.to_json()
+    assert bundle.data == images.fingerprint
     assert bundle.identity.weights == "random"
     assert {"erq-export", "torch", "timm"} <= bundle.versions.keys()
 
 
 def test_fewer_calibration_images_are_used_as_given() -> None:
     bundle = calibrated_bundle(tiny_vit(), random_images(3), tiny_spec())
-    assert {row["n_rows"] for row in bundle.statistics.values()} == {3 * 16, 3 * 17, 3}
+    assert {row.n_rows for row in bundle.statistics.values()} == {3 * 16, 3 * 17, 3}
     assert N_IMAGES % CHUNK  # so the other tests meet a last chunk that is smaller

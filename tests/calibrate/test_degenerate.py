@@ -140,10 +140,10 @@ def test_a_layer_without_a_bias_gets_one_and_uses_it(images: CalibrationSet) -> 
 def test_a_head_with_fewer_rows_than_columns_is_fitted_and_still_generalises(how: str) -> None:
     """4 images, 32 inputs of the head. Its own rows are met at least as well as by rounding, others are not forgotten."""
     few, unseen = random_images(4), random_images(64, seed=9).pixels
-    bundle = calibrated_bundle(tiny_vit(), few, tiny_spec("w4a4", calib=4, **HOW[how]))
+    bundle = calibrated_bundle(tiny_vit(), few, tiny_spec("w4a4", **HOW[how]))
     head = bundle.statistics["head"]
-    assert head["n_rows"] == 4
-    assert head["error"] <= head["error_nearest"]
+    assert head.n_rows == 4
+    assert head.error <= head.error_nearest
     exact, got = logits(tiny_vit().model, unseen), logits(reference_model(bundle), unseen)
     assert float((got - exact).square().sum()) < 0.5 * float(exact.square().sum())
 

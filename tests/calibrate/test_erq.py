@@ -1,16 +1,13 @@
 """The methods put their parts together as specified: ERQ's two steps share one layer, the control takes neither."""
 
-from typing import Any
-
 import pytest
 import torch
-from layer_problem import RIDGE, problem
+from layer_problem import RIDGE, problem, solved
 from layer_rows import Rows, layer_rows
 
-from erq_export.calibrate.methods.erq import METHOD as ERQ
-from erq_export.calibrate.methods.erq import ridges
-from erq_export.calibrate.methods.method import Solution
-from erq_export.calibrate.methods.rtn import METHOD as RTN
+from erq_export.calibrate.methods.method import options_of
+from erq_export.calibrate.solve.erq import ridges
+from erq_export.calibrate.solve.problem import Solution
 from erq_export.calibrate.solve.rounding import REFINEMENTS
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.formats.affine import Grid, dequantize, fake_quantize, quantize
@@ -29,7 +26,7 @@ def read_aloud(rows: Rows, for_inputs: float, for_weights: float, refinement: st
     X_tilde, eye = rows.X_tilde, torch.eye(rows.W.shape[1], dtype=torch.float64)
     residual = rows.outputs - X_tilde @ rows.W.T
     W = rows.W + (torch.linalg.inv(X_tilde.T @ X_tilde + for_inputs * eye) @ X_tilde.T @ residual).T
-    grid = weight_grid(W[:, :-1], bits=3, rules=problem(rows).spec.rules)
+    grid = weight_grid(W[:, :-1], bits=3, rules=problem(rows).rules)
     m = 0
     while W.shape[1] - m > 1:
         middle = m + (W.shape[1] - m) // 2
@@ -59,7 +56,7 @@ def test_the_ridge_of_each_role() -> None:
 def test_erq_is_aqer_then_a_grid_then_wqer(seed: int, role: Role, refinement: str) -> None:
     """Integers equal, the bias to 1e-8: it has been through two solves of condition < 1e6 and every round's."""
     rows = layer_rows(seed=seed)
-    solution = ERQ.solve(problem(rows, role, rounding=refinement, row_steps=0, head_ridge=1.0))
+    solution = solved("erq", problem(rows, role), rounding=refinement, row_steps=0, head_ridge=1.0)
     grid, literal = read_aloud(rows, *ridges(role, RIDGE, 1.0), refinement)
     for name in ("scale", "qmin", "qmax"):
         assert torch.equal(getattr(solution.grid, name), getattr(grid, name))
@@ -73,21 +70,21 @@ def test_each_step_lowers_the_error(seed: int) -> None:
     rows = layer_rows(seed=seed)
     whole, blind = problem(rows), problem(rows)
     blind.moments.D.zero_()
-    erq, wqer_only, rtn = ERQ.solve(whole), ERQ.solve(blind), RTN.solve(whole)
-    published = ERQ.solve(problem(rows, row_steps=0))
+    erq, wqer_only, rtn = solved("erq", whole), solved("erq", blind), solved("rtn", whole)
+    published = solved("erq", whole, row_steps=0)
     without_bias = Solution(q=erq.q, grid=erq.grid, bias=whole.bias)
     assert error(rows, erq) < error(rows, published)
     assert error(rows, erq) < error(rows, wqer_only) < error(rows, rtn)
     assert error(rows, erq) < error(rows, without_bias)
 
 
-@pytest.mark.parametrize("method", [ERQ, RTN])
+@pytest.mark.parametrize("method", ["erq", "rtn"])
 @pytest.mark.parametrize("targets", [("onnx",), ("onnx", "tensorrt-rtx")])
-def test_a_solution_is_integers_on_its_grid(method: Any, targets: tuple[str, ...]) -> None:
+def test_a_solution_is_integers_on_its_grid(method: str, targets: tuple[str, ...]) -> None:
     rows = layer_rows()
     posed = problem(rows, targets=targets)
     before = rows.W.clone(), posed.moments.G.clone(), posed.moments.D.clone()
-    solution = method.solve(posed)
+    solution = solved(method, posed)
     assert torch.equal(solution.q, torch.round(solution.q))
     assert bool(((solution.q >= solution.grid.qmin) & (solution.q <= solution.grid.qmax)).all())
     assert len((solution.q - solution.grid.qmin).unique()) == 8  # 3 bits, all in use
@@ -98,12 +95,13 @@ def test_a_solution_is_integers_on_its_grid(method: Any, targets: tuple[str, ...
 def test_the_control_rounds_to_nearest_and_nothing_else() -> None:
     rows = layer_rows()
     posed = problem(rows)
-    solution = RTN.solve(posed)
+    solution = solved("rtn", posed)
     assert torch.equal(solution.bias, posed.bias)
     assert torch.equal(solution.q, quantize(posed.weight, solution.grid))
-    expected = weight_grid(posed.weight, bits=3, rules=posed.spec.rules)
+    expected = weight_grid(posed.weight, bits=3, rules=posed.rules)
     assert torch.equal(dequantize(solution.q, solution.grid), fake_quantize(posed.weight, expected))
 
 
 def test_only_erq_folds_layer_norms() -> None:
-    assert (ERQ.reparameterize, RTN.reparameterize) == (True, False)
+    for role in ROLES:
+        assert [options_of(method, {}).folds(role) for method in ("erq", "rtn")] == [True, False]

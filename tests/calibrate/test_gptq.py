@@ -1,23 +1,21 @@
 """GPTQ by substitution in one factor is the published recursion, and does what it was published for."""
 
 import operator
-from typing import Any
 
 import pytest
 import torch
-from layer_problem import problem
+from layer_problem import problem, solved
 from layer_rows import Rows, layer_rows, row_grid
 from torch import Tensor
 
-from erq_export.calibrate.methods.gptq import METHOD as GPTQ
-from erq_export.calibrate.methods.gptq import ORDERS, by_activation, factor, quantize_in_turn
-from erq_export.calibrate.methods.method import Solution
-from erq_export.calibrate.methods.rtn import METHOD as RTN
+from erq_export.calibrate.methods.gptq import GptqOptions
+from erq_export.calibrate.solve.gptq import ORDERS, by_activation, factor, quantize_in_turn
 from erq_export.contract.errors import SpecError
 from erq_export.contract.formats.affine import Grid, asymmetric_grid, dequantize, fake_quantize, quantize
-from erq_export.contract.spec import GPTQ_ORDERS
+from erq_export.contract.records import choices, hints
 
 K = 24
+GPTQ_ORDERS = choices(hints(GptqOptions)["order"])
 SEEDS = pytest.mark.parametrize("seed", range(5))
 
 
@@ -97,9 +95,9 @@ def test_rows_do_not_see_each_other(seed: int) -> None:
 @pytest.mark.parametrize("order", GPTQ_ORDERS)
 def test_correlated_inputs_are_made_use_of(seed: int, order: str) -> None:
     """Strictly below round to nearest, on the same grid. The fifth that is asked for is what makes it a method."""
-    posed = problem(layer_rows(seed=seed), gptq_order=order)
+    posed = problem(layer_rows(seed=seed))
     G = posed.moments.G[:K, :K]
-    gptq, rtn = GPTQ.solve(posed), RTN.solve(posed)
+    gptq, rtn = solved("gptq", posed, order=order), solved("rtn", posed)
     assert torch.equal(gptq.grid.scale, rtn.grid.scale)
     assert loss(posed.weight, gptq.q, gptq.grid, G) < 0.8 * loss(posed.weight, rtn.q, rtn.grid, G)
 
@@ -131,7 +129,7 @@ def test_the_last_column_pays_what_is_owed_exactly(seed: int) -> None:
     assert torch.equal(q[:, -1:], quantize(optimum[:, None], grid))
 
 
-def test_orders_of_the_spec_are_those_there_are() -> None:
+def test_orders_of_the_options_are_those_there_are() -> None:
     assert tuple(ORDERS) == GPTQ_ORDERS
 
 
@@ -142,8 +140,8 @@ def test_act_order_is_the_natural_order_of_relabelled_columns() -> None:
     assert not torch.equal(order, torch.arange(K))
     with_bias = torch.cat([order, torch.tensor([K])])
     relabelled = Rows(X=rows.X[:, order], X_hat=rows.X_hat[:, order], W=rows.W[:, with_bias])
-    acted, plain = (GPTQ.solve(problem(rows, gptq_order=o)).q for o in ("activation", "natural"))
-    assert torch.equal(acted[:, order], GPTQ.solve(problem(relabelled)).q)
+    acted, plain = (solved("gptq", problem(rows), order=o).q for o in ("activation", "natural"))
+    assert torch.equal(acted[:, order], solved("gptq", problem(relabelled)).q)
     assert not torch.equal(acted, plain)
 
 
@@ -158,8 +156,8 @@ def test_a_dead_input_rounds_to_nearest_and_changes_nothing(order: str) -> None:
     alive = [j for j in range(K) if j != dead]
     X, X_hat = rows.X.clone(), rows.X_hat.clone()
     X[:, dead] = X_hat[:, dead] = 0
-    posed = problem(Rows(X=X, X_hat=X_hat, W=rows.W), gptq_order=order)
-    solution = GPTQ.solve(posed)
+    posed = problem(Rows(X=X, X_hat=X_hat, W=rows.W))
+    solution = solved("gptq", posed, order=order)
     W, G = posed.weight[:, alive], posed.moments.G[alive][:, alive]
     by = ORDERS[order](G.diagonal())
     U = factor(G[by][:, by], 0.01 * len(alive) / K)
@@ -170,13 +168,13 @@ def test_a_dead_input_rounds_to_nearest_and_changes_nothing(order: str) -> None:
 def test_a_layer_that_saw_only_zeros_rounds_to_nearest() -> None:
     rows = layer_rows()
     posed = problem(Rows(X=torch.zeros_like(rows.X), X_hat=torch.zeros_like(rows.X), W=rows.W))
-    assert torch.equal(GPTQ.solve(posed).q, RTN.solve(posed).q)
+    assert torch.equal(solved("gptq", posed).q, solved("rtn", posed).q)
 
 
 def test_fewer_rows_than_columns_are_no_obstacle() -> None:
     """The head: 10 rows, 24 columns; G has rank 10."""
     posed = problem(layer_rows(n_rows=10))
-    gptq, rtn = GPTQ.solve(posed), RTN.solve(posed)
+    gptq, rtn = solved("gptq", posed), solved("rtn", posed)
     G = posed.moments.G[:K, :K]
     assert loss(posed.weight, gptq.q, gptq.grid, G) < loss(posed.weight, rtn.q, rtn.grid, G)
 
@@ -185,18 +183,17 @@ def test_too_little_damping_is_refused_with_a_way_out() -> None:
     twins = torch.ones(2, 2, dtype=torch.float64)
     with pytest.raises(SpecError, match="not positive definite") as caught:
         factor(twins, 1e-20)  # below the last bit of 1
-    assert "--gptq-damping" in caught.value.fix
+    assert "-O damping=" in caught.value.fix
 
 
 @pytest.mark.parametrize("targets", [("onnx",), ("onnx", "tensorrt-rtx")])
 @pytest.mark.parametrize("order", GPTQ_ORDERS)
 def test_a_solution_is_integers_on_the_control_s_grid(order: str, targets: tuple[str, ...]) -> None:
     rows = layer_rows()
-    changes: dict[str, Any] = {"gptq_order": order, "targets": targets}
-    posed = problem(rows, **changes)
+    posed = problem(rows, targets=targets)
     before = rows.W.clone(), posed.moments.G.clone()
-    solution: Solution = GPTQ.solve(posed)
-    control = RTN.solve(posed).grid
+    solution = solved("gptq", posed, order=order)
+    control = solved("rtn", posed).grid
     for name in ("scale", "qmin", "qmax"):
         assert torch.equal(getattr(solution.grid, name), getattr(control, name))
     assert torch.equal(solution.q, torch.round(solution.q))

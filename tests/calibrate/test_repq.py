@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from layer_problem import problem
+from layer_problem import problem, solved
 from layer_rows import layer_rows
 from tiny_vit import calibrated_bundle, tiny_spec, tiny_vit
 
-from erq_export.calibrate.methods.gptq import METHOD as GPTQ
-from erq_export.calibrate.methods.repq import METHOD as REPQ
-from erq_export.calibrate.methods.rtn import METHOD as RTN
+from erq_export.calibrate.methods.method import options_of
 from erq_export.contract.bundle import Bundle
 from erq_export.data.calibration_set import CalibrationSet
 
@@ -26,11 +24,12 @@ def fed_by_a_norm() -> set[str]:
 
 
 def test_only_the_control_leaves_layer_norms_alone() -> None:
-    assert (REPQ.reparameterize, GPTQ.reparameterize, RTN.reparameterize) == (True, True, False)
+    folding = {method: options_of(method, {}).folds("qkv") for method in SAME_SITES}
+    assert folding == {"erq": True, "gptq": True, "repq": True, "rtn": False}
 
 
 def test_given_the_same_layer_it_is_the_control() -> None:
-    repq, rtn = REPQ.solve(problem(layer_rows())), RTN.solve(problem(layer_rows()))
+    repq, rtn = (solved(method, problem(layer_rows())) for method in ("repq", "rtn"))
     assert torch.equal(repq.q, rtn.q)
     assert torch.equal(repq.grid.scale, rtn.grid.scale)
     assert torch.equal(repq.bias, rtn.bias)
@@ -50,7 +49,7 @@ def test_layers_with_a_layer_norm_gain_by_it(bundles: dict[str, Bundle]) -> None
     """LayerNorms of unequal channels, which a grid per tensor serves badly: a lower error from inputs alone."""
     repq, rtn = bundles["repq"].statistics, bundles["rtn"].statistics
     for path in fed_by_a_norm():
-        assert repq[path]["error_inputs"] < rtn[path]["error_inputs"], path
+        assert repq[path].error_inputs < rtn[path].error_inputs, path
 
 
 @pytest.mark.parametrize("method", ["gptq", "erq"])
@@ -75,6 +74,6 @@ def test_gptq_has_repq_s_weight_grids_and_biases(bundles: dict[str, Bundle]) -> 
 def test_the_methods_rank_as_published_on_the_objective(bundles: dict[str, Bundle]) -> None:
     """Mean relative output error of the layers on the calibration rows, which each method was made to lower."""
     mean = {
-        m: sum(row["error"] for row in bundle.statistics.values()) / len(bundle.layers) for m, bundle in bundles.items()
+        m: sum(row.error for row in bundle.statistics.values()) / len(bundle.layers) for m, bundle in bundles.items()
     }
     assert mean["erq"] < mean["gptq"] < mean["repq"] < mean["rtn"]

@@ -79,7 +79,7 @@ def test_the_gram_matrix_is_left_alone() -> None:
 def test_what_cannot_be_factored_says_what_to_type(G: Tensor) -> None:
     with pytest.raises(SpecError, match="not positive definite") as caught:
         Ridge(G, 0.0)
-    assert "--ridge" in caught.value.fix
+    assert "-O ridge" in caught.value.fix
     assert caught.value.exit_code == 2
 
 

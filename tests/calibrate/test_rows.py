@@ -9,17 +9,17 @@ from typing import Any
 import numba
 import pytest
 import torch
+from layer_problem import problem
+from layer_problem import solved as solved_by
 from layer_rows import layer_rows
 from torch import Tensor
 
-from erq_export.calibrate.methods.erq import METHOD as ERQ
-from erq_export.calibrate.methods.method import Problem, Solution
 from erq_export.calibrate.solve import rows as rows_module
+from erq_export.calibrate.solve.problem import Solution
 from erq_export.calibrate.solve.rounding import flip
 from erq_export.calibrate.solve.row_steps import refine_rows
 from erq_export.calibrate.solve.rows import LARGEST, SMALLEST, by_rows, kernels
 from erq_export.contract.formats.affine import Grid, quantize
-from erq_export.contract.spec import Bits, QuantSpec
 
 N = 2 * SMALLEST + 5  # two pieces and a short one
 
@@ -85,11 +85,7 @@ def sizes_in_pieces(n: int) -> list[int]:
 
 def solved(n_threads: int) -> Solution:
     torch.set_num_threads(n_threads)
-    rows = layer_rows(n=N)
-    spec = QuantSpec(bits=Bits(w=3, a=3), targets=("onnx", "tensorrt"), ridge=100)
-    return ERQ.solve(
-        Problem(weight=rows.W[:, :-1], bias=rows.W[:, -1], moments=rows.moments, role="fc2", w_bits=3, spec=spec)
-    )
+    return solved_by("erq", problem(layer_rows(n=N), targets=("onnx", "tensorrt")), ridge=100.0)
 
 
 def test_the_number_of_threads_changes_no_bit(threads: None) -> None:

@@ -1,4 +1,4 @@
-"""The hidden states: what a layer is fitted to with `--inputs quantized`, and where `--input-ranges quantized` searches."""
+"""The hidden states: what a layer is fitted to with `-O inputs=quantized`, and where `-O input_ranges=quantized` searches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,33 +13,36 @@ from torch import Tensor, nn
 from erq_export.calibrate import loop
 from erq_export.calibrate.capture import unseen, walk
 from erq_export.calibrate.loop import CHUNK
-from erq_export.calibrate.methods.method import Problem
+from erq_export.calibrate.methods.method import options_of
 from erq_export.calibrate.moments import Moments
 from erq_export.calibrate.observers import PERCENTILES, activation_grid
 from erq_export.calibrate.ranges import act_bits
+from erq_export.calibrate.setting import Setting
+from erq_export.calibrate.solve.problem import Problem
 from erq_export.calibrate.states import installed
 from erq_export.contract.bundle import Bundle
+from erq_export.contract.errors import SpecError
 from erq_export.contract.formats.affine import fake_quantize
 from erq_export.contract.quantized import QuantLinear
 from erq_export.contract.sites import Site
-from erq_export.contract.spec import QuantSpec
+from erq_export.contract.spec import Quantization
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import reference_model
 
-METHODS = ("erq", "gptq", "repq", "rtn")
+FITTING = ("erq", "gptq")  # methods whose weights depend on what a layer is given
 OPTIONS = ({"inputs": "quantized"}, {"input_ranges": "quantized"}, {"inputs": "quantized", "input_ranges": "quantized"})
 
 
 def recorded(
-    monkeypatch: pytest.MonkeyPatch, spec: QuantSpec, images: CalibrationSet
+    monkeypatch: pytest.MonkeyPatch, spec: Quantization, images: CalibrationSet
 ) -> tuple[Bundle, dict[str, Problem]]:
     """A calibration, and the problem that each layer posed."""
     problems: dict[str, Problem] = {}
     pose = loop.layer_problem
 
-    def record(linear: nn.Linear, moments: Moments, site: Site, spec: QuantSpec) -> Problem:
-        problems[site.path] = pose(linear, moments, site, spec)
+    def record(linear: nn.Linear, moments: Moments, site: Site, setting: Setting) -> Problem:
+        problems[site.path] = pose(linear, moments, site, setting)
         return problems[site.path]
 
     monkeypatch.setattr(loop, "layer_problem", record)
@@ -68,7 +71,7 @@ def site_inputs(model: nn.Module, images: CalibrationSet) -> dict[str, list[Tens
 
 
 @pytest.mark.parametrize("input_ranges", ["float", "quantized"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FITTING)
 def test_layers_are_fitted_to_what_the_deployed_model_gives_them(
     monkeypatch: pytest.MonkeyPatch, images: CalibrationSet, method: str, input_ranges: str
 ) -> None:
@@ -85,6 +88,14 @@ def test_layers_are_fitted_to_what_the_deployed_model_gives_them(
     assert not torch.equal(exact["head"][0], deployed["head"][0])
 
 
+@pytest.mark.parametrize("method", ["repq", "rtn"])
+def test_methods_that_fit_nothing_know_no_inputs_to_fit_to(method: str) -> None:
+    assert not options_of(method, {}).deployed_inputs
+    with pytest.raises(SpecError, match=f"-O inputs changes nothing with --method {method}") as caught:
+        options_of(method, {"inputs": "quantized"})
+    assert "--method erq or --method gptq" in caught.value.fix
+
+
 def test_the_stated_error_is_then_the_deployed_model_s_own(
     monkeypatch: pytest.MonkeyPatch, images: CalibrationSet
 ) -> None:
@@ -97,7 +108,7 @@ def test_the_stated_error_is_then_the_deployed_model_s_own(
         x_hat = fake_quantize(torch.cat(deployed[path]), layer.act).double()
         y_hat = x_hat @ layer.weight.double().T + layer.bias.double()
         expected = float((y_hat - y).square().sum() / y.square().sum())
-        assert bundle.statistics[path]["error"] == pytest.approx(expected, rel=2e-3)
+        assert bundle.statistics[path].error == pytest.approx(expected, rel=2e-3)
 
 
 def test_errors_of_the_layers_before_are_absorbed(images: CalibrationSet) -> None:
@@ -148,7 +159,7 @@ def test_ranges_are_searched_behind_the_quantized_activations_before(
     for site in (s for stage in tiny_vit().stages for s in stage.sites):
         if method == "erq" and site.norm:
             continue
-        bits, scale = act_bits(site, spec), float(bundle.layers[site.path].act.scale)
+        bits, scale = act_bits(site, Setting.of(spec)), float(bundle.layers[site.path].act.scale)
         assert scale == pytest.approx(least_error_scale(torch.cat(degraded[site.path]), bits), rel=1e-5), site.path
         changed += scale != pytest.approx(least_error_scale(torch.cat(exact[site.path]), bits), rel=1e-5)
     assert changed  # else the two would be the same option
@@ -208,4 +219,4 @@ def test_a_swin_is_calibrated_as_well(options: dict[str, Any]) -> None:
     bundle = calibrated_bundle(loaded, images, tiny_spec("w4a4", ("onnx", "tensorrt-rtx"), **options))
     with torch.no_grad():
         assert torch.equal(loaded.model(images.pixels), reference_model(bundle)(images.pixels))
-    assert all(0 <= row["error"] < 0.1 for row in bundle.statistics.values())
+    assert all(0 <= row.error < 0.1 for row in bundle.statistics.values())

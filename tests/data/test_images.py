@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from erq_export.contract.bundle import DataFingerprint
 from erq_export.contract.errors import DataError, SpecError
 from erq_export.contract.preprocess import Preprocess
 from erq_export.data.calibration_set import CalibrationSet, calibration_set
@@ -246,7 +247,7 @@ def test_the_calibration_set_is_drawn_without_replacement_and_for_good(folder: P
     assert torch.equal(once.pixels, again.pixels)
     assert len(set(once.names)) == 4
     assert {drawn(folder, 1, seed).names[0] for seed in range(40)} == set(drawn(folder, 5, 0).names)
-    assert once.to_json() == {"n_images": 4, "names": list(once.names), "pixels_sha256": once.sha256}
+    assert once.fingerprint == DataFingerprint(n_images=4, names=once.names, pixels_sha256=once.sha256)
 
 
 def test_the_draw_leaves_the_global_generator_alone(folder: Path) -> None:

@@ -21,14 +21,13 @@ from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import EngineError, ParityError, SpecError
 from erq_export.contract.manifest import operands
 from erq_export.contract.sites import OPERANDS, AttentionShape
-from erq_export.contract.spec import ModelSpec
 from erq_export.contract.targets import TARGETS
 from erq_export.exporters.onnx import linear as qdq
 from erq_export.exporters.onnx.operands import softmax_narrowing
 from erq_export.exporters.onnx.write import lowered, marker_graph, rebound, save
 from erq_export.exporters.tensorrt.build import build
 from erq_export.flow import run as pipeline
-from erq_export.flow.job import Job
+from erq_export.flow.job import Job, resolve
 from erq_export.flow.terminal import Terminal
 from erq_export.models.limits import check_attention
 from erq_export.models.loading import Loaded
@@ -58,7 +57,7 @@ class Case:
 
 def bundle_of(tiny: Loaded, seed: int = 0, **spec: Any) -> tuple[Bundle, torch.Tensor]:
     data = random_images(N_IMAGES, seed=seed, size=tiny.identity.preprocess.input_size[1])
-    given = {"targets": GRAPHS, "method": "rtn", "calib": N_IMAGES, "attention": "int8"} | spec
+    given = {"targets": GRAPHS, "method": "rtn", "attention": "int8"} | spec
     return calibrated_bundle(tiny, data, tiny_spec("w4a4", **given)), data.pixels
 
 
@@ -294,10 +293,10 @@ def test_the_published_attention_needs_its_operands_too() -> None:
         check_attention([shape], ["reference"], "paper")
 
 
-def job(out: Path, targets: tuple[str, ...], **model_args: Any) -> Job:
-    quant = tiny_spec("w4a4", targets, attention="int8", method="rtn", calib=2)
-    model = ModelSpec(name=TINY, pretrained=False, model_args=TINY_ARGS | model_args)
-    return Job(model=model, quant=quant, out=out, data=out.parent / "photos")
+def job(photos: Path, targets: tuple[str, ...], **model_args: Any) -> Job:
+    model = {"name": TINY, "pretrained": False, "model_args": TINY_ARGS | model_args}
+    how = {"bits": "w4a4", "method": "rtn", "attention": "int8"}
+    return resolve(model | how | {"targets": targets, "data": str(photos), "calib": 2})
 
 
 @pytest.mark.parametrize(
@@ -314,18 +313,18 @@ def test_a_run_is_refused_before_anything_is_calibrated(
     write_images(tmp_path / "photos", 2)
     monkeypatch.setattr(pipeline, "calibration_set", lambda *_, **__: pytest.fail("images were read"))
     with pytest.raises(SpecError, match=words):
-        pipeline.run(job(tmp_path / "out", ("tensorrt-rtx",), **args), Terminal())
+        pipeline.run(job(tmp_path / "photos", ("tensorrt-rtx",), **args), tmp_path / "out", Terminal())
     assert not (tmp_path / "out").exists()
 
 
 def test_a_bundle_for_onnx_is_refused_for_a_target_without_its_attention(tmp_path: Path) -> None:
     """Heads of 24 channels: fine in ONNX Runtime, no fused kernel in TensorRT."""
     other = bundle_of(tiny_vit(embed_dim=48), targets=("onnx",))[0]
-    asked = job(tmp_path, ("onnx",), embed_dim=48)
+    asked = job(tmp_path / "photos", ("onnx",), embed_dim=48)
     (tmp_path / "bundle").mkdir()
     other.save(tmp_path / "bundle")
     with pytest.raises(SpecError, match="24 channels"):
-        pipeline.build(asked, Terminal(), targets=("tensorrt-rtx",))
+        pipeline.build(asked, tmp_path, Terminal(), targets=("tensorrt-rtx",))
     assert not (tmp_path / "tensorrt-rtx").exists()
 
 

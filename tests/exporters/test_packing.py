@@ -11,25 +11,28 @@ import pytest
 import torch
 from onnx import numpy_helper
 from tiny_swin import SIZE, tiny_swin
-from tiny_vit import calibrated_bundle, random_images, tiny_spec, tiny_vit
+from tiny_vit import TINY, calibrated_bundle, random_images, tiny_spec, tiny_vit
 
 from erq_export.backends.tensorrt import available, build_engine
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import EngineError, SpecError
-from erq_export.contract.spec import PACKS
+from erq_export.contract.records import choices, hints
+from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import TARGETS, grid_rules
 from erq_export.exporters.lint.check import check
 from erq_export.exporters.onnx.packing import packable
 from erq_export.exporters.onnx.sizes import float_bytes
 from erq_export.exporters.onnx.write import float_graph, lowered, marker_graph, rebound, save
 from erq_export.exporters.tensorrt.plan import compiled, summarize
+from erq_export.flow.job import resolve
 from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import reference_model
 from erq_export.validate.parity.check import check_parity
 from erq_export.validate.parity.executed import float_matmuls_among_sites
 from erq_export.validate.runners import OnnxRuntimeRunner
 
+PACKS = choices(hints(DeploySpec)["pack"])
 BOTH = ("onnx", "tensorrt-rtx")
 BITS = ("w4a4", "w3a4", "w2a8")
 # What a file needs beside its tensors: a node with its names, types and shapes, an initializer's name and header.
@@ -203,9 +206,9 @@ def test_four_bit_grids_of_a_packed_run_are_symmetric_and_narrower_ones_fit_as_t
 
 def test_what_cannot_be_packed_is_refused() -> None:
     with pytest.raises(SpecError, match="w5a8: 5 bits") as caught:
-        tiny_spec("w5a8", BOTH, pack="int4")
+        resolve({"name": TINY, "bits": "w5a8", "targets": BOTH, "pack": "int4"}, typed=True)
     assert "--pack int8" in caught.value.fix
-    with pytest.raises(SpecError, match="packing 'int3'"):
+    with pytest.raises(SpecError, match="--pack 'int3'"):
         tiny_spec("w3a8", BOTH, pack="int3")
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from erq_export.backends.tensorrt import available
 from erq_export.calibrate.ranges import input_grids
+from erq_export.calibrate.setting import Setting
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import SpecError
 from erq_export.contract.sites import Site, Stage
@@ -124,7 +125,7 @@ def change_by_folding(loaded: Loaded, stages: tuple[Stage, ...]) -> float:
     x = images(4).pixels
     before, hidden = loaded.model(x), [x]
     for stage in stages:
-        input_grids(loaded.model, stage, hidden, tiny_spec(), reparameterize=True)
+        input_grids(loaded.model, stage, hidden, Setting.of(tiny_spec()))
         hidden = [stage.forward(h) for h in hidden]
     return float((loaded.model(x) - before).abs().max() / before.abs().max())
 

@@ -16,19 +16,21 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 import torch
+from asked import asked
 from torch import Tensor, nn
 
 from erq_export.backends.tensorrt import Engine, available, build_engine
 from erq_export.calibrate.loop import act_bits
 from erq_export.calibrate.observers import activation_grid
 from erq_export.calibrate.operands import softmax_grid
+from erq_export.calibrate.setting import Setting
 from erq_export.calibrate.solve.weight_grid import weight_grid
-from erq_export.contract.bundle import Bundle
+from erq_export.contract.bundle import Bundle, DataFingerprint
 from erq_export.contract.formats.affine import quantize
 from erq_export.contract.manifest import attention as operators_of
 from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand
 from erq_export.contract.sites import OperandSite, Site
-from erq_export.contract.spec import Bits, ModelSpec, QuantSpec
+from erq_export.contract.spec import ModelSpec, Quantization
 from erq_export.contract.targets import named
 from erq_export.exporters.onnx.write import lowered, marker_graph, rebound, save
 from erq_export.exporters.tensorrt.build import claims_broken, unfused
@@ -43,6 +45,7 @@ BITS = ("w8a8", "w4a8", "w4a4", "w3a4")
 ATTENTION = ("fp16", "int8")
 TARGETS = ("onnx", "tensorrt-rtx")
 CAPABILITIES = ("8.6", "12.0")
+CALIBRATED_ON = DataFingerprint(n_images=2, names=("noise/0", "noise/1"), pixels_sha256="0" * 64)
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_MODELS = ("vit_s", "swin_t")
 GOLDEN_BITS = "w4a4"
@@ -118,7 +121,7 @@ class FullSize:
 
     def bundle(self, bits: str, **options: Any) -> Bundle:
         """Rounded to nearest on legal grids of these bits."""
-        spec = QuantSpec(bits=Bits.parse(bits), targets=TARGETS, method="rtn", calib=2, **options)
+        spec = asked(bits, TARGETS, method="rtn", **options)
         layers = {path: self._layer(site, spec) for path, site in self.sites.items()}
         operands = {} if spec.attention == "fp16" else {p: self._operand(s, spec) for p, s in self.operands.items()}
         own = tuple(f"{path}." for path in layers)
@@ -129,13 +132,13 @@ class FullSize:
             layers=layers,
             operands=operands,
             leftovers={name: t for name, t in state.items() if not name.startswith(own)},
-            data={"n_images": 2},
+            data=CALIBRATED_ON,
         )
 
-    def _layer(self, site: Site, spec: QuantSpec) -> QuantizedLayer:
+    def _layer(self, site: Site, spec: Quantization) -> QuantizedLayer:
         linear = self.loaded.model.get_submodule(site.path)
         assert isinstance(linear, nn.Linear)
-        weight, (lo, hi), a_bits = linear.weight.detach(), self.ranges[site.path], act_bits(site, spec)
+        weight, (lo, hi), a_bits = linear.weight.detach(), self.ranges[site.path], act_bits(site, Setting.of(spec))
         grid = weight_grid(weight, bits=spec.bits.w, rules=spec.rules, percentiles=(1.0,))
         return QuantizedLayer(
             weight_q=quantize(weight, grid).to(torch.int8),
@@ -147,8 +150,8 @@ class FullSize:
             a_bits=a_bits,
         )
 
-    def _operand(self, site: OperandSite, spec: QuantSpec) -> QuantizedOperand:
-        bits, (lo, hi) = spec.attention_bits, self.ranges[site.path]
+    def _operand(self, site: OperandSite, spec: Quantization) -> QuantizedOperand:
+        bits, (lo, hi) = Setting.of(spec).options.attention_bits, self.ranges[site.path]
         if site.role == "softmax":
             grid = softmax_grid(hi, bits=bits, rules=spec.rules)
         else:

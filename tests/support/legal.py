@@ -5,10 +5,11 @@ from torch import Tensor
 
 from erq_export.calibrate.ranges import PATCH_BITS
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.spec import QuantSpec
+from erq_export.contract.records import plain_of
+from erq_export.contract.spec import Quantization
 
 
-def assert_legal(bundle: Bundle, spec: QuantSpec) -> None:
+def assert_legal(bundle: Bundle, spec: Quantization) -> None:
     """Every integer in its designed range and container, every scale exact where a target needs it, all finite."""
     for path, layer in bundle.layers.items():
         assert (layer.w_bits, layer.a_bits) == (spec.bits.w, PATCH_BITS if path == "patch_embed.proj" else spec.bits.a)
@@ -28,7 +29,7 @@ def assert_legal(bundle: Bundle, spec: QuantSpec) -> None:
         for tensor in (layer.weight_scale, layer.bias, layer.act.scale):
             assert bool(torch.isfinite(tensor).all()), path
     assert all(bool(torch.isfinite(t).all()) for t in bundle.leftovers.values())
-    assert all(0 <= v < float("inf") for row in bundle.statistics.values() for v in row.values())
+    assert all(0 <= v < float("inf") for row in bundle.statistics.values() for v in plain_of(row).values())
 
 
 def exact_ratios(scale: Tensor, s0: float) -> bool:

@@ -15,18 +15,17 @@ from hypothesis import strategies as st
 from layer_rows import layer_rows, row_grid
 from torch import Tensor
 
-from erq_export.calibrate.methods.erq import refinement
+from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.calibrate.published import mipq as product
 from erq_export.calibrate.published import solver as solvers_here
 from erq_export.calibrate.published.mipq import Bits, Program, block_program, exact, linearised, mipq, row_sums, solve
 from erq_export.calibrate.published.solver import find_solver
+from erq_export.calibrate.solve.erq import refinement
 from erq_export.calibrate.solve.ridge import Ridge
 from erq_export.calibrate.solve.rounding import flip, neighbours
 from erq_export.calibrate.solve.wqer import quantize_columns
 from erq_export.contract.errors import MachineError
 from erq_export.contract.formats.affine import Grid, fake_quantize
-from erq_export.contract.spec import Bits as Precision
-from erq_export.contract.spec import QuantSpec
 
 SECONDS = 30.0  # enough for any program here, whatever else the machine does
 
@@ -240,18 +239,18 @@ def test_what_cannot_flip_stays() -> None:
 
 
 def test_a_layer_end_to_end(capfd: pytest.CaptureFixture[str]) -> None:
-    """As the spec wires it: in every half the loss is no more than flip's, and nothing is written anywhere."""
+    """As the options wire it: in every half the loss is no more than flip's, and nothing is written anywhere."""
     rows = layer_rows(k=9, n=3)
     moments, grid = rows.moments, row_grid(rows.W[:, :-1], 3)
-    spec = QuantSpec(bits=Precision(w=3, a=4), targets=("onnx",), rounding="mipq", mipq_columns=5, mipq_seconds=SECONDS)
-    rule, losses = refinement(spec), []
+    options = ErqOptions(rounding="mipq", mipq_columns=5, mipq_seconds=SECONDS)
+    rule, losses = refinement(options), []
 
     def watched(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:
         rounded, start = rule(W, grid, M, limit), flip(W, grid, M, limit)
         losses.extend(zip(exact_losses(W, rounded, M), exact_losses(W, start, M), strict=True))
         return rounded
 
-    args: dict[str, Any] = {"k": 9, "limit": spec.flips}
+    args: dict[str, Any] = {"k": 9, "limit": options.flips}
     W = quantize_columns(rows.W, moments.G, moments.n_rows, grid, Ridge(moments.G, 10.0), refine=watched, **args)
     assert torch.equal(fake_quantize(W[:, :-1], grid), W[:, :-1])
     assert len(losses) == 3 * 4  # of 5, 2, 1 and 1 columns
@@ -271,7 +270,7 @@ def test_no_solver_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(solvers_here, "SOLVERS", solvers)
         with pytest.raises(MachineError, match="neither CBC nor HiGHS") as caught:
             mipq(W, grid, M, 100, columns=8, seconds=SECONDS)
-        assert "--rounding flip" in caught.value.fix
+        assert "-O rounding=flip" in caught.value.fix
         assert caught.value.exit_code == 3
 
 
