@@ -56,9 +56,9 @@ def run(out: Path, overwrite: bool, store: Path | None, no_store: bool, **given:
     from erq_export.flow import preflight
 
     preflight.check(job, OutputFolder(out), overwrite=overwrite)
-    from erq_export.flow import run as flow
+    from erq_export.flow import api
     from erq_export.flow.terminal import Terminal
 
     terminal = Terminal()
     with opened(store, no_store) as kept:
-        terminal.show(flow.run(job, out, terminal, store=kept, overwrite=overwrite), out)
+        terminal.show(api.run(job, out=out, store=kept, ui=terminal, overwrite=overwrite), out)

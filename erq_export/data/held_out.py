@@ -32,7 +32,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Images (n, C, H, W) that are prepared already, without labels; `fingerprint` is the hash of their pixels."""
+    """Images (n, C, H, W) that are prepared already; `fingerprint` is the hash of their pixels."""
 
     tensor: Tensor
     fingerprint: str
@@ -42,8 +42,8 @@ class Prepared:
         return len(self.tensor)
 
     def pixels(self) -> Iterator[Tensor]:
-        """All at once."""
-        yield self.tensor
+        """(≤ 32, C, H, W) at a time, in order."""
+        yield from self.tensor.split(BATCH)
 
 
 @dataclass(frozen=True, kw_only=True)

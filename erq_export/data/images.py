@@ -1,7 +1,7 @@
 """Images as the model wants them: where they lie, how they are read, how they become tensors."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -46,6 +46,17 @@ class ImageFolder:
         if not self.files:
             raise DataError(f"no image below {root}", fix=f"a folder with files ending in {', '.join(EXTENSIONS)}")
         self.labels: tuple[int, ...] | None = self._label(class_map) if labelled else None
+
+    @classmethod
+    def of(cls, files: Iterable[Path]) -> "ImageFolder":
+        """These files, in the order given. DataError for one that is not there."""
+        made = cls.__new__(cls)
+        made.files, made.labels = [file.absolute() for file in files], None
+        for file in made.files:
+            if not file.is_file():
+                raise DataError(f"there is no image {file}", fix="name files that are there")
+        made.root = Path(made.files[0].anchor)
+        return made
 
     def _label(self, class_map: Path | None) -> tuple[int, ...]:
         names = [f.relative_to(self.root).parts for f in self.files]

@@ -3,6 +3,7 @@
 import platform
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from erq_export.contract.files import OutputFolder, staged, write_json, write_te
 from erq_export.contract.records import encode, plain_of
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import deployable, named
-from erq_export.data.calibration_set import check_enough
+from erq_export.data.given import Calibration, FromSource
+from erq_export.data.held_out import HeldOut, Images
+from erq_export.data.images import ImageSource
 from erq_export.data.sources import calibration_source, validation_source
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.job import Job, RunRecord, absolute
@@ -27,20 +30,34 @@ from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
 from erq_export.flow.work import Course, Work
 from erq_export.models.limits import check_attention
-from erq_export.models.loading import load
+from erq_export.models.loading import Loaded, load
 from erq_export.models.rebuild import attention_shapes
 from erq_export.validate.report.chart import draw
 from erq_export.validate.report.markdown import markdown
 
 
-def run(job: Job, out: Path, ui: Ui, *, store: Store, overwrite: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """A Python caller's own model and images, in the place of those that the job names."""
+
+    model: Loaded | None = None
+    calibration: Calibration | None = None
+    held_out: Images | None = None
+
+
+NOTHING_OWN = Own()
+
+
+def run(
+    job: Job, out: Path, ui: Ui, *, store: Store, overwrite: bool = False, own: Own = NOTHING_OWN
+) -> dict[str, Any]:
     """Calibrate, export, build and validate; returns the report, which also lies in the output folder.
 
     Every ErqError is raised before the work that it would waste, gates after the report is written.
     """
     folder = OutputFolder(out)
     folder.check(overwrite=overwrite)
-    work = begin(job, ui, store)
+    work = begin(job, ui, store, own)
     ui.note(budget(work.model, job.data.calib, job.options).says())
     with work.stage("calibrate"):
         bundle = work.stages.bundle(work.model, work.calibration_images(job.data.seed), job.quantization)
@@ -51,14 +68,17 @@ def run(job: Job, out: Path, ui: Ui, *, store: Store, overwrite: bool = False) -
     return conclude(work, folder, made)
 
 
-def begin(job: Job, ui: Ui, store: Store) -> Work:
-    """The job's images and model, looked at before anything is computed."""
-    source = calibration_source(job.model.name, job.data)
-    check_enough(source, job.data.calib)
-    val = validation_source(job.model.name, job.data)
+def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN) -> Work:
+    """The job's images and model, looked at before anything is computed; `own` are the caller's in their place."""
+    calibration = own.calibration
+    if calibration is None:
+        calibration = FromSource(calibration_source(job.model.name, job.data))
+    if isinstance(calibration, FromSource):
+        calibration.check(job.data.calib)
+    val = None if own.held_out is not None else validation_source(job.model.name, job.data)
     device, course = device_named(job.device), Course(ui)
     with course.stage("load"):
-        model = load(job.model, seed=job.data.seed)
+        model = own.model or load(job.model, seed=job.data.seed)
         if job.deploy.precision != "fp16":
             check_attention(model.family.attention(model.model), job.deploy.targets, job.deploy.precision)
         work = Work(
@@ -66,11 +86,18 @@ def begin(job: Job, ui: Ui, store: Store) -> Work:
             course=course,
             stages=Stages(store=store, ui=ui, device=device),
             model=model,
-            source=source,
-            val=val,
+            calibration=calibration,
+            held_out=own.held_out or held_out(job, model, val),
         )
         work.calibration_images(job.data.seed)
     return work
+
+
+def held_out(job: Job, model: Loaded, val: ImageSource | None) -> Images | None:
+    """What accuracy is measured on, where there are labelled images."""
+    if val is None:
+        return None
+    return HeldOut(source=val, preprocess=model.identity.preprocess, limit=job.data.val_images or None)
 
 
 def make(
