@@ -52,7 +52,7 @@ class Several:
 
     @property
     def says(self) -> str:
-        return f"{self.lengths[0]} to {self.lengths[-1]} whole numbers from {self.each.least} to {self.each.most}"
+        return f"{self.each.says}, or up to {self.lengths[-1]} of them: one for each stage"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import nn
 
 from erq_export.contract.errors import SpecError
 from erq_export.contract.inputs import shown
-from erq_export.contract.registry import unknown
+from erq_export.contract.registry import nearest, unknown
 from erq_export.models.aliases import ALIASES, Alias
 from erq_export.models.arguments import checked, given
 
@@ -38,7 +38,12 @@ def check_name(timm_name: str, *, also: dict[str, Alias] | None = None) -> None:
         raise SpecError(f"no model has a name of {len(timm_name)} characters", fix="erq-export models lists the names")
     architecture, _, tag = timm_name.partition(".")
     if not timm.is_model(architecture):
-        raise unknown("model", timm_name, [*(also or ()), *timm.list_models()])
+        known = [*(also or ()), *timm.list_models()]
+        if not nearest(timm_name, known):  # more than a thousand names answer nothing
+            raise SpecError(
+                f"unknown model {timm_name!r}", fix="an alias (erq-export models) or the name of a timm ViT"
+            )
+        raise unknown("model", timm_name, known)
     if tag and timm_name not in (tags := timm.list_pretrained(f"{architecture}.*")):
         raise unknown(f"pretrained tag of {architecture}", timm_name, tags or [architecture])
 

@@ -90,9 +90,9 @@ def _weights(model: nn.Module, depths: tuple[int, ...]) -> float:
 
 def _largest_activation(model: nn.Module, what: str) -> int:
     family = family_of(model)
-    image = torch.empty(1, *family.input_size(model))
+    image, largest = torch.empty(1, *family.input_size(model)), LargestTensor()
     try:
-        with LargestTensor() as largest, torch.no_grad():
+        with largest, torch.no_grad():
             family.prepare(model)(image)
     except NotImplementedError:  # an operator without a meta form: its output stays uncounted
         pass

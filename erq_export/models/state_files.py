@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from erq_export.contract.errors import DataError, ErqError, MachineError
-from erq_export.contract.inputs import regular_file, shown
+from erq_export.contract.inputs import encodable, regular_file, shown
 from erq_export.contract.memory import require_memory
 
 FIX = "a safetensors file, or a .pt that holds only tensors (torch.save(model.state_dict(), FILE))"
@@ -23,6 +23,7 @@ AVERAGED, PLAIN = (
     ("state_dict", "model", "module"),
 )  # where training scripts keep weights
 PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")  # of torch.compile and DistributedDataParallel, either way round
+ARCHIVE = b"PK\3\4"  # how torch tells its newer format from its older one
 LONGEST_NAME = 512  # of a tensor
 MOST_NESTED = 4  # state dicts within dicts
 
@@ -34,6 +35,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     DataError for whatever else is in there; MachineError where the file asks for more memory than there is.
     """
     found = regular_file(path, "checkpoint", fix="--checkpoint FILE (.safetensors, or .pt of a state dict)")
+    if encodable(str(path)) != str(path):
+        raise DataError(f"cannot read the checkpoint {shown(path)}: its name is not UTF-8", fix="rename the file")
     if not found.st_size:
         raise DataError(f"cannot read the checkpoint {shown(path)}: it is empty", fix=FIX)
     require_memory(found.st_size, f"the checkpoint {shown(path)}", fix="a machine with more memory")
@@ -57,7 +60,8 @@ def _unpickled(path: Path) -> Any:
 
     Mapped into memory where the format allows: a size that lies then ends at the file's end, not in foreign memory.
     """
-    mapped = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        mapped = file.read(len(ARCHIVE)) == ARCHIVE
     if mapped:
         _check_archive(path)
     with torch.serialization.safe_globals(
