@@ -20,12 +20,11 @@ def device_named(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not FORM.fullmatch(name):
+    if not (match := FORM.fullmatch(name)):
         raise unknown("--device", shown(name[:100]), KNOWN)
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        n = torch.cuda.device_count()
-        raise MachineError(
-            f"--device {name}: this machine has {n or 'no'} GPU{'s' * (n != 1)} for torch", fix="--device cpu"
-        )
-    return device
+    if name != "cpu":
+        n, index = torch.cuda.device_count(), int(match[2] or 0)  # not torch.device(name).index: cuda:999 is -25 there
+        if index >= n:
+            gpus = f"{n or 'no'} GPU{'s' * (n != 1)}"
+            raise MachineError(f"--device {name}: this machine has {gpus} for torch", fix="--device cpu")
+    return torch.device(name)

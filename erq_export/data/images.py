@@ -80,8 +80,7 @@ def image_files(root: Path) -> Iterator[Path]:
         raise DataError(f"there is no folder {shown(root)}: {reason}", fix="name a folder of images") from e
     if not is_folder:
         raise DataError(f"there is no folder {shown(root)}: it is a file", fix="name a folder of images")
-    for folder, folders, files in os.walk(root, onerror=_cannot_list):
-        folders[:] = [name for name in folders if not Path(folder, name).is_symlink()]
+    for folder, _, files in os.walk(root, onerror=_cannot_list):  # linked folders are listed in the middle, not entered
         for path in (Path(folder, name) for name in files if Path(name).suffix.lower() in EXTENSIONS):
             regular_file(path, "image", fix="repair or remove it")
             yield path

@@ -60,7 +60,9 @@ def architecture(
             torch.manual_seed(seed)
             model: nn.Module = timm.create_model(timm_name, pretrained=False, **args)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError) as e:
-        raise SpecError(f"timm cannot build {timm_name} with {words(args, source)}: {e}", fix=STAGED) from e
+        raise SpecError(
+            f"timm cannot build {timm_name} with {words(args, source)}: {str(e) or type(e).__name__}", fix=STAGED
+        ) from e
     return model.eval()
 
 
