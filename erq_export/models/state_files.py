@@ -1,6 +1,7 @@
 """State dicts in files of unknown origin: tensors come out, whole and plain, or an error; nothing in a file is executed."""
 
 import argparse
+import io
 import pickle
 import re
 import zipfile
@@ -16,6 +17,7 @@ from torch import Tensor
 from erq_export.contract.errors import DataError, ErqError, MachineError
 from erq_export.contract.inputs import encodable, regular_file, shown
 from erq_export.contract.memory import require_memory
+from erq_export.models.pickles import check_ends
 
 FIX = "a safetensors file, or a .pt that holds only tensors (torch.save(model.state_dict(), FILE))"
 AVERAGED, PLAIN = (
@@ -24,6 +26,7 @@ AVERAGED, PLAIN = (
 )  # where training scripts keep weights
 PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")  # of torch.compile and DistributedDataParallel, either way round
 ARCHIVE = b"PK\3\4"  # how torch tells its newer format from its older one
+OLD_PICKLES = 5  # in the older format: a magic number, the version, the system, the content, the names of the storages
 LONGEST_NAME = 512  # of a tensor
 MOST_NESTED = 4  # state dicts within dicts
 
@@ -62,11 +65,16 @@ def _unpickled(path: Path) -> Any:
     """
     with path.open("rb") as file:
         mapped = file.read(len(ARCHIVE)) == ARCHIVE
-    if mapped:
-        _check_archive(path)
+        file.seek(0)
+        if mapped:
+            _check_archive(path)
+            check_ends(io.BytesIO(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")))
+        else:
+            for _ in range(OLD_PICKLES):
+                check_ends(file)
     with torch.serialization.safe_globals(
         [argparse.Namespace]
-    ):  # timm's and DeiT's training options lie beside the weights
+    ):  # training options lie beside the weights of timm and DeiT
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 

@@ -217,6 +217,23 @@ def test_archives_that_grow_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "bomb.pt", match="compressed, or lies about its size")
 
 
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "old"])
+@pytest.mark.parametrize(("levels", "says"), [(3, "a tuple for a name"), (40, "tuples within tuples")])
+def test_a_pickle_that_would_never_end_is_refused_at_once(tmp_path: Path, levels: int, says: str, old: bool) -> None:
+    """A dict's key of 2^levels parts: 25 levels take a second to hash, 40 take nine hours. From both sides: 3 are read."""
+    key: Any = (1, 2)
+    for _ in range(levels):
+        key = (key, key)
+
+    class Forged(dict[Any, Any]):  # written without hashing the key
+        def __reduce__(self) -> Any:
+            return OrderedDict, (), None, None, iter([(key, 1)])
+
+    path = tmp_path / "w.pt"
+    torch.save(Forged(), path, _use_new_zipfile_serialization=not old)
+    refused(path, match=says)
+
+
 def safetensors(header: Any, body: bytes = b"", *, length: int | None = None) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + body
