@@ -11,8 +11,9 @@ from torch import Tensor
 
 from erq_export.contract.errors import DataError
 from erq_export.contract.preprocess import Preprocess
-from erq_export.data.calibration_set import CalibrationSet, calibration_set, check_enough
+from erq_export.data.calibration_set import CalibrationSet, calibration_set
 from erq_export.data.images import ImageFolder, ImageSource
+from erq_export.data.sources import check_enough
 
 Given = str | Path | Sequence[str | Path] | Tensor | Iterable[Any]
 MOST_HELD = 2**33  # bytes of prepared images that are held at once: 8 GiB

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from erq_export.contract.preprocess import Preprocess
-from erq_export.data.images import ImageSource, batches
+from erq_export.data.batches import batches
+from erq_export.data.images import ImageSource
 
 BATCH = 32
 REMEMBERED = 2**28  # bytes of pixels that are kept decoded: 256 MiB, some 400 images of 224 × 224

@@ -13,6 +13,8 @@ import torch
 from erq_export import __version__
 from erq_export.backends.device import device_named
 from erq_export.calibrate.budget import budget
+from erq_export.calibrate.methods.erq import ErqOptions
+from erq_export.calibrate.published.mipq_time import mipq_estimate, weight_shapes
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.files import OutputFolder, staged, write_json, write_text
 from erq_export.contract.records import encode, plain_of
@@ -58,7 +60,7 @@ def run(
     folder = OutputFolder(out)
     folder.check(overwrite=overwrite)
     work = begin(job, ui, store, own)
-    ui.note(budget(work.model, job.data.calib, job.options).says())
+    check_cost(work)
     with work.stage("calibrate"):
         bundle = work.stages.bundle(work.model, work.calibration_images(job.data.seed), job.quantization)
         with staged(folder.path) as new:
@@ -91,6 +93,19 @@ def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN) -> Work:
         )
         work.calibration_images(job.data.seed)
     return work
+
+
+def check_cost(work: Work) -> None:
+    """Say what the calibration will take. MachineError where the memory is not there, SpecError where mipq takes too long."""
+    options, held = work.job.options, budget(work.model, work.job.data.calib, work.job.options)
+    work.ui.note(held.says())
+    if work.stages.device.type == "cpu":
+        held.check()
+    if isinstance(options, ErqOptions) and options.rounding == "mipq":
+        shapes = weight_shapes(work.model)
+        estimate = mipq_estimate(shapes, columns=options.mipq_columns, seconds=options.mipq_seconds)
+        work.ui.note(estimate.says())
+        estimate.check(options.mipq_limit, option="-O mipq_limit")
 
 
 def held_out(job: Job, model: Loaded, val: ImageSource | None) -> Images | None:
