@@ -14,7 +14,7 @@ from .view import AFFINE, DQ, MOVEMENT, PRODUCTS, Q
 STANDARD = ("", "ai.onnx")
 _JUDGED = MOVEMENT | AFFINE | PRODUCTS | {Q, DQ, "Softmax"}  # the rules look into these whatever their domain
 _Kind = onnx.AttributeProto
-_KINDS = {kind: _Kind.AttributeType.Value(name) for name, kind in onnx.defs.OpSchema.AttrType.__members__.items()}
+_KINDS = {getattr(onnx.defs.OpSchema.AttrType, name): number for name, number in _Kind.AttributeType.items() if number}
 _TYPES = frozenset(_Kind.AttributeType.values()) - {_Kind.UNDEFINED}
 _VALUES = {_Kind.TENSOR: "t", _Kind.GRAPH: "g", _Kind.TYPE_PROTO: "tp"}  # without it there is nothing to read
 _SPARSE = (_Kind.SPARSE_TENSOR, _Kind.SPARSE_TENSORS)

@@ -22,6 +22,8 @@ def key(of: onnx.NodeProto | onnx.FunctionProto) -> Called:
 
 def function_problems(model: onnx.ModelProto) -> Iterator[Problem]:
     """Functions given twice, damaged inside, recursive, or that multiply beyond MOST_NODES."""
+    if not model.functions:
+        return
     bodies: dict[Called, onnx.FunctionProto] = {}
     for function in model.functions:
         where = f"function {shown(function.name)!r}"
@@ -37,7 +39,7 @@ def function_problems(model: onnx.ModelProto) -> Iterator[Problem]:
     try:
         order = list(graphlib.TopologicalSorter(calls).static_order())  # what is called comes first
     except graphlib.CycleError as e:
-        yield Problem(f"function {' calls '.join(shown(name[1]) for name in e.args[1])}: it never ends")
+        yield Problem(f"function {' calls '.join(repr(shown(name[1])) for name in e.args[1])}: it never ends")
         return
     sizes: dict[Called, int] = {}
     depths: dict[Called, int] = {}

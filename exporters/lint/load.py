@@ -39,7 +39,7 @@ def load(path: Path) -> ir.Model:
         model = _deserialized(path, proto)
         ir.external_data.set_base_dir(model.graph, folder)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        _refuse_first(path, _unreadable(model, folder))
+        _refuse_first(path, _unreadable(model, folder, written_out=bool(proto.functions)))
         # a graph that inference rejects is judged without shapes: it may be what the rules are about
         passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     return model
@@ -65,7 +65,9 @@ def parse(path: Path) -> onnx.ModelProto:
             if not _begins(f.read(16)):
                 raise _no_model(path, "it does not begin like one" if found.st_size else "it is empty")
             f.seek(0)
-            return onnx.ModelProto.FromString(f.read())
+            model = onnx.ModelProto()
+            model.ParseFromString(f.read())
+            return model
     except OSError as e:
         raise DataError(f"cannot read {escaped(path)}: {e.strerror}", fix="a file that you may read") from e
     except DecodeError as e:
@@ -109,11 +111,12 @@ def _deserialized(path: Path, proto: onnx.ModelProto) -> ir.Model:
     return model
 
 
-def _unreadable(model: ir.Model, folder: Path) -> Iterator[Problem]:
-    """What the rules read although it may not be there: small tensors, and attributes that only a call could give."""
+def _unreadable(model: ir.Model, folder: Path, *, written_out: bool) -> Iterator[Problem]:
+    """What the rules read although it may not be there: small tensors, and attributes that only the call of a function
+    could give (`written_out`: there were functions)."""
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        for name, attribute in node.attributes.items():
-            if attribute.is_ref():
+        if written_out:
+            for name in (n for n, attribute in node.attributes.items() if attribute.is_ref()):
                 yield Problem(f"node {named(node)!r}: attribute {shown(name)!r} refers to one that no call gives")
         read = (1, 2) if node.op_type in (Q, DQ) else (1,) if node.op_type == "Reshape" else ()
         for value in (given(node, i) for i in read):

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from .problem import Problem
 from .shown import shown
 
-_TENSOR_TEXT = ("name", "doc_string")  # ListFields would copy a tensor's values
+_MESSAGE, _STRING = FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_STRING
 
 
 def text_problems(model: onnx.ModelProto) -> Iterator[Problem]:
@@ -17,22 +17,20 @@ def text_problems(model: onnx.ModelProto) -> Iterator[Problem]:
     waiting: list[Message] = [model]
     while waiting:
         message = waiting.pop()
-        if isinstance(message, onnx.TypeProto.Tensor):  # the most frequent one, looked through without a list of fields
-            dims = message.shape.dim
-            texts = [
-                (name, text) for d in dims for name, text in (("dim_param", d.dim_param), ("denotation", d.denotation))
-            ]
-        elif isinstance(message, onnx.TensorProto):
-            waiting.extend(message.external_data)
-            waiting.extend(message.metadata_props)
-            texts = [(name, getattr(message, name)) for name in _TENSOR_TEXT]
-        else:
-            texts = []
-            for field, value in message.ListFields():
-                if field.type == FieldDescriptor.TYPE_MESSAGE:
-                    waiting.extend((value,) if isinstance(value, Message) else value)
-                elif field.type == FieldDescriptor.TYPE_STRING:
-                    texts.extend((field.name, each) for each in ((value,) if isinstance(value, str | bytes) else value))
-        for name, text in texts:
-            if not isinstance(text, str):
-                yield Problem(f"{message.DESCRIPTOR.name}.{name} is {shown(text)}, which is not UTF-8")
+        if isinstance(message, onnx.TensorProto):  # ListFields would copy its values
+            waiting += [*message.external_data, *message.metadata_props]
+            yield from _not_text(message, "name", (message.name, message.doc_string))
+            continue
+        for field, value in message.ListFields():
+            if type(value) is str:
+                continue
+            if field.type == _MESSAGE:
+                waiting += (value,) if isinstance(value, Message) else value
+            elif field.type == _STRING:
+                yield from _not_text(message, field.name, (value,) if isinstance(value, bytes) else value)
+
+
+def _not_text(message: Message, field: str, values: tuple[object, ...]) -> Iterator[Problem]:
+    for value in values:
+        if not isinstance(value, str):
+            yield Problem(f"{message.DESCRIPTOR.name}.{field} is {shown(value)}, which is not UTF-8")

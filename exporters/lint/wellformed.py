@@ -14,6 +14,7 @@ from .tensors import DATA_TYPES, tensor_problems
 from .text import text_problems
 
 _DEEPEST_TYPE = 32
+_ORDINARY = DATA_TYPES - {onnx.TensorProto.UNDEFINED}  # what most values have: nothing more to ask
 _NEWEST = onnx.defs.onnx_opset_version()
 
 
@@ -81,6 +82,8 @@ def _value_problems(graph: onnx.GraphProto, folder: Path) -> Iterator[Problem]:
         yield from tensor_problems(sparse.indices, folder)
     for values in (graph.input, graph.output, graph.value_info):
         for value in values:
+            if value.type.tensor_type.elem_type in _ORDINARY:
+                continue
             yield from _type_problems(value.type, f"value {shown(value.name)!r}")
 
 
