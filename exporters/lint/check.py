@@ -11,7 +11,6 @@ from . import attention, codes, model, products, scales
 from .load import load
 from .rule import Finding, Rule
 from .shown import escaped
-from .view import View
 
 RULES: tuple[Rule, ...] = (*codes.RULES, *scales.RULES, *products.RULES, *attention.RULES, *model.RULES)
 
@@ -59,7 +58,7 @@ def check(path: Path, target: str) -> Checked:
     """The findings of every rule for the target. SpecError where the target is unknown, DataError where the file is malformed."""
     if named(target).simulated:
         raise SpecError(f"target {target!r} has no graph to check", fix=f"one of: {', '.join(deployable(TARGETS))}")
-    view = View(model=load(path))
+    view = load(path)
     findings = tuple(finding for rule in RULES for finding in rule.findings(view, target))
     return Checked(file=escaped(path), target=target, findings=findings)
 

@@ -16,15 +16,15 @@ from erq_export.contract.errors import DataError
 from .problem import Problem
 from .shown import escaped, shown
 from .tensors import read_problems
-from .view import DQ, Q, given, named
+from .view import DQ, Q, View, given, named
 from .wellformed import model_problems
 
 _LARGEST = 2**31 - 1  # protobuf's own limit
 _GIVE_ONNX = "give the .onnx file itself"
 
 
-def load(path: Path) -> ir.Model:
-    """The model with functions inlined, constants lifted and shapes inferred as far as they can be. Weights stay on disk.
+def load(path: Path) -> View:
+    """The model, with functions inlined, constants lifted and shapes inferred as far as they can be. Weights stay on disk.
 
     DataError with the first thing that is malformed. What passes has unique names, no cycles, attributes of the types that
     the operators take, and complete tensors; scales, zero points and shapes can be read.
@@ -39,10 +39,11 @@ def load(path: Path) -> ir.Model:
         model = _deserialized(path, proto)
         ir.external_data.set_base_dir(model.graph, folder)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        _refuse_first(path, _unreadable(model, folder, written_out=bool(proto.functions)))
+        view = View(model=model)
+        _refuse_first(path, _unreadable(view, folder, written_out=bool(proto.functions)))
         # a graph that inference rejects is judged without shapes: it may be what the rules are about
         passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    return model
+    return view
 
 
 def parse(path: Path) -> onnx.ModelProto:
@@ -111,17 +112,17 @@ def _deserialized(path: Path, proto: onnx.ModelProto) -> ir.Model:
     return model
 
 
-def _unreadable(model: ir.Model, folder: Path, *, written_out: bool) -> Iterator[Problem]:
+def _unreadable(view: View, folder: Path, *, written_out: bool) -> Iterator[Problem]:
     """What the rules read although it may not be there: small tensors, and attributes that only the call of a function
     could give (`written_out`: there were functions)."""
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if written_out:
-            for name in (n for n, attribute in node.attributes.items() if attribute.is_ref()):
-                yield Problem(f"node {named(node)!r}: attribute {shown(name)!r} refers to one that no call gives")
-        read = (1, 2) if node.op_type in (Q, DQ) else (1,) if node.op_type == "Reshape" else ()
-        for value in (given(node, i) for i in read):
-            if value is not None:
-                yield from read_problems(value, folder)
+    for node in view.nodes if written_out else ():
+        for name in (n for n, attribute in node.attributes.items() if attribute.is_ref()):
+            yield Problem(f"node {named(node)!r}: attribute {shown(name)!r} refers to one that no call gives")
+    for operators, read in (((Q, DQ), (1, 2)), (("Reshape",), (1,))):
+        for node in view.of_type(*operators):
+            for value in (given(node, i) for i in read):
+                if value is not None:
+                    yield from read_problems(value, folder)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from .problem import Problem
 from .shown import shown
 
+_MOST_DIMENSIONS = 64  # as NumPy
 MOST_VALUES = 2**24  # of a scale, zero point or shape: they are read
 _T = onnx.TensorProto
 DATA_TYPES = frozenset(_T.DataType.values())
@@ -28,16 +29,20 @@ _WHOLE_FILE = "keep it beside the model, as it was exported"
 
 def tensor_problems(tensor: onnx.TensorProto, folder: Path) -> Iterator[Problem]:
     """`folder` is the model's own. A data file that is missing is no problem: weights are not read."""
+    kind, rank = tensor.data_type, len(tensor.dims)
     where = f"tensor {shown(tensor.name)!r}"
-    if tensor.data_type not in DATA_TYPES or tensor.data_type == _T.UNDEFINED:
-        yield Problem(f"{where}: {tensor.data_type} is no data type")
+    if kind not in DATA_TYPES or kind == _T.UNDEFINED:
+        yield Problem(f"{where}: {kind} is no data type")
         return
-    size = math.prod(tensor.dims)
-    dims = shown([*tensor.dims])
-    if any(n < 0 for n in tensor.dims):
+    if rank > _MOST_DIMENSIONS:
+        yield Problem(f"{where} has {rank} dimensions, at most {_MOST_DIMENSIONS} are read")
+        return
+    dims = list(tensor.dims)
+    size = math.prod(dims)
+    if dims and min(dims) < 0:
         yield Problem(f"{where} has the dimensions {dims}: none may be negative")
         return
-    if size >= 2**63 or len(tensor.dims) > 64:
+    if size >= 2**63:
         yield Problem(f"{where} has the dimensions {dims}: no machine holds that")
         return
     if tensor.HasField("segment"):
@@ -125,9 +130,10 @@ def _external_problems(tensor: onnx.TensorProto, folder: Path, where: str, size:
 
 def read_problems(value: ir.Value, folder: Path) -> Iterator[Problem]:
     """Can the rules read this scale, zero point or shape? More is asked of it than of weights."""
-    tensor, where = value.const_value, f"tensor {shown(value.name)!r}"
+    tensor = value.const_value
     if tensor is None:
         return
+    where = f"tensor {shown(value.name)!r}"
     if tensor.dtype == ir.DataType.STRING or tensor.dtype.name.startswith("COMPLEX"):
         yield Problem(f"{where} is {tensor.dtype.name}; a scale, zero point or shape is a number")
         return

@@ -21,6 +21,11 @@ def text_problems(model: onnx.ModelProto) -> Iterator[Problem]:
             waiting += [*message.external_data, *message.metadata_props]
             yield from _not_text(message, "name", (message.name, message.doc_string))
             continue
+        if isinstance(message, onnx.TypeProto.Tensor):  # by far the most frequent
+            for dim in message.shape.dim:
+                if type(dim.dim_param) is not str or type(dim.denotation) is not str:
+                    yield from _not_text(dim, "dim_param", (dim.dim_param, dim.denotation))
+            continue
         for field, value in message.ListFields():
             if type(value) is str:
                 continue

@@ -376,6 +376,7 @@ EVERY = (
     damaged("values twice", "holds its values twice", of_tensor(SCALE, int32_data=[1])),
     damaged("negative dimension", "none may be negative", of_tensor(SCALE, dims=[-4])),
     damaged("huge dimension", "needs 2199023255552 bytes and holds 2", of_tensor(SCALE, dims=[2**40])),
+    damaged("1000 dimensions", "has 1000 dimensions, at most 64 are read", of_tensor(SCALE, dims=[1] * 1000)),
     damaged("overflowing dimensions", "no machine holds that", of_tensor(SCALE, dims=[2**62, 2**62])),
     damaged("type of a tensor out of range", "4711 is no data type", of_tensor(SCALE, data_type=4711)),
     damaged("type of a tensor missing", "0 is no data type", of_tensor(SCALE, data_type=0)),
