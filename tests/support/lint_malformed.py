@@ -309,6 +309,11 @@ EVERY = (
     damaged("no initializers", "no node, input or initializer makes it", clear(graph, "initializer")),
     damaged("output that nobody makes", "makes its output 'x'", put(lambda m: m.graph.output[0], name="x")),
     damaged("cycle", "has a cycle: ", loop_of_two),
+    damaged(
+        "cycle of movements",
+        "has a cycle: q/heads.out -> q/Transpose.out -> q/heads.out",
+        reads("q/heads", 0, "q/Transpose.out"),
+    ),
     damaged("self-loop", "has a cycle: qk.out -> qk.out is made of itself", reads("qk", 0, "qk.out")),
     damaged("cycle in a subgraph", "graph 'body' has a cycle", inner_cycle),
     damaged("cycle through a subgraph", "has a cycle: either -> either", through_branch),
