@@ -25,7 +25,7 @@ from erq_export.data.images import ImageFolder
 from erq_export.flow import run as flow
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.job import Job, resolve
-from erq_export.flow.run import Own
+from erq_export.flow.run import NOTHING_OWN, Own
 from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT, Ui
@@ -94,7 +94,7 @@ def run(
     Raises ErqError before work that it would waste; AccuracyError, ParityError, EngineError once the report is written.
     """
     if isinstance(model, Job):
-        job, own = model, Own()
+        job, own = model, NOTHING_OWN
     else:
         job, own = _asked(model, bits, to, data, val, options, architecture, given)
     with _opened(store) as kept:

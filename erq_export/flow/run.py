@@ -90,6 +90,7 @@ def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN) -> Work:
             model=model,
             calibration=calibration,
             held_out=own.held_out or held_out(job, model, val),
+            portable=own is NOTHING_OWN,
         )
         work.calibration_images(job.data.seed)
     return work

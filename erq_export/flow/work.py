@@ -48,6 +48,7 @@ class Work:
     calibration: Calibration
     held_out: Images | None
     course: Course
+    portable: bool = True  # another process can read the same model and images
     _sets: dict[int, CalibrationSet] = field(default_factory=dict, repr=False)
 
     @property
