@@ -1,14 +1,15 @@
 """What the demo's bundles and graphs hold, as hashes: what no restructuring may change.
 
     python tests/unchanged.py             says for every case what differs from tests/data/unchanged.json
-    python tests/unchanged.py --record    writes that file; digests of other processors stay while the structure does
+    python tests/unchanged.py --record    writes that file, or adds this processor to it where nothing else differs
 
-Only the command line and the files that it writes are used, so the check outlives any move inside the package. Three kinds
-of facts, because sums are added in another order where vectors are longer or shorter (AVX-512 or AVX2):
+The command line and the files that it writes are all that is used, so the check outlives any move inside the package. There
+are three kinds of facts, because sums are added in another order where vectors are shorter (AVX2 instead of AVX-512). The
+number of threads changes none of them.
 
-structure   names, types and shapes of all tensors, the graphs' nodes: equal on every processor
-figures     a few numbers a layer: equal on every processor within LIMITS
-digests     every bit of every tensor, every bound of a grid: equal on the processors named in the file
+structure   names, types and shapes of all tensors, the graphs' nodes in order: equal on every processor
+figures     a few numbers a layer and operand: equal on every processor within LIMITS
+digests     every bit of every tensor, bits and bounds of every grid: equal on the processors named in the file
 """
 
 import argparse
@@ -48,14 +49,16 @@ CASES: dict[str, tuple[str, ...]] = {
     "w4a4 erq, packed in int4": ("--bits", "w4a4", "--pack", "int4", *BOTH),
     "w4a4 icml as published": ("--bits", "w4a4", "--to", "reference", "--published", "icml"),
 }
-# One layer's figures and by how much of themselves they may differ on a processor that the file does not name.
-LIMITS = {"codes": 1e-2, "weight_scale": 1e-2, "act_scale": 1e-2, "error": 1e-2}
-LONGEST_S = 300
+# One layer's figures and by how much of themselves they may differ on a processor that the file does not name. With AVX-512
+# switched off in torch, MKL and Numba, codes moved by 6e-4 at most, weight scales by 7e-5, errors by 4e-3 and the rest not at
+# all: a weight on the border between two integers falls the other way, and what compensates for it follows.
+LIMITS = {"codes": 3e-3, "weight_scale": 1e-3, "input_scale": 1e-3, "qmin": 1e-3, "qmax": 1e-3, "error": 1e-2}
+LONGEST_S = 300  # a case takes 8 to 17 s
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What one run left behind: name → digest, name → digest, layer → figures by name."""
+    """What one run left behind: name → digest, name → digest, module path → figures by name."""
 
     structure: dict[str, str]
     digests: dict[str, str]
@@ -75,10 +78,11 @@ def facts(case: str, folder: Path, environment: dict[str, str] | None = None) ->
     run_until([*files, *graphs.values()], words, out, {"ERQ_EXPORT_STORE": str(folder / "store")} | (environment or {}))
     tensors, description = load_file(files[0]), json.loads(files[1].read_text(encoding="utf-8"))
     bundle_outline = [(name, str(t.dtype), tuple(t.shape)) for name, t in sorted(tensors.items())]
-    structure = {"bundle": digest(bundle_outline)}
+    grids = grid_rows(description)
+    structure = {"bundle": digest(bundle_outline), "grids": digest(row[:-2] for row in grids)}
     digests = {
-        "bundle tensors": digest((*row, raw(tensors[row[0]])) for row in bundle_outline),
-        "bundle grids": digest(bounds(description)),
+        "bundle": digest((*row, raw(tensors[row[0]])) for row in bundle_outline),
+        "grids": digest(grids),
     }
     for target, path in graphs.items():
         model = onnx.load(path)
@@ -123,14 +127,14 @@ def raw(tensor: Tensor) -> bytes:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-def bounds(description: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Bits and bounds of every layer's input and of every operand, from bundle.json; absent ones None."""
+def grid_rows(description: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Bits of every layer and operand in bundle.json, with the bounds of its input at the end; absent ones are None."""
     layers = [
-        ("layer", row["path"], row["w_bits"], row["a_bits"], *(number(row, f"act_{end}") for end in ("qmin", "qmax")))
+        ("layer", row["path"], row["w_bits"], row["a_bits"], number(row, "act_qmin"), number(row, "act_qmax"))
         for row in description["layers"]
     ]
     operands = [
-        ("operand", row["path"], row["role"], row["bits"], *(number(row, end) for end in ("qmin", "qmax")))
+        ("operand", row["path"], row["role"], row["bits"], number(row, "qmin"), number(row, "qmax"))
         for row in description["operands"]
     ]
     return sorted(layers) + sorted(operands)
@@ -161,7 +165,8 @@ def nodes(model: onnx.ModelProto) -> list[tuple[Any, ...]]:
         (n.domain, n.op_type, n.name, tuple(n.input), tuple(n.output), sorted(attribute(a) for a in n.attribute))
         for n in model.graph.node
     ]
-    return [sorted((o.domain, o.version) for o in model.opset_import), *ends, *inner]
+    opsets = [(o.domain, o.version) for o in model.opset_import]
+    return [*sorted(opsets), *ends, *inner]
 
 
 def attribute(a: onnx.AttributeProto) -> tuple[str, int, bytes]:
@@ -172,12 +177,17 @@ def attribute(a: onnx.AttributeProto) -> tuple[str, int, bytes]:
 
 
 def figures(tensors: dict[str, Tensor], description: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """By layer: mean of the codes' sizes, mean weight scale, input scale, relative output error."""
+    """By module path, 0 where there is none: mean size of the codes, mean weight scale, scale and bounds of the input,
+    relative output error."""
+    errors = {row["path"]: row["statistics"]["error"] for row in description["layers"]}
     found = {}
-    for row in description["layers"]:
-        own = {name: tensors.get(f"layer.{row['path']}.{name}") for name in ("weight_q", "weight_scale", "act_scale")}
-        means = [0.0 if t is None else float(t.double().abs().mean()) for t in own.values()]
-        found[row["path"]] = dict(zip(LIMITS, [*means, row["statistics"]["error"]], strict=True))
+    for kind, path, *_, qmin, qmax in grid_rows(description):
+        names = ("weight_q", "weight_scale", "act_scale" if kind == "layer" else "scale")
+        sizes = [
+            tensors[name].double().abs() if name in tensors else None for name in (f"{kind}.{path}.{n}" for n in names)
+        ]
+        means = [0.0 if size is None else float(size.mean()) for size in sizes]
+        found[path] = dict(zip(LIMITS, [*means, qmin or 0.0, qmax or 0.0, errors.get(path, 0.0)], strict=True))
     return found
 
 
@@ -188,11 +198,11 @@ def differences(case: str, found: Facts, record: dict[str, Any], machine: str) -
     if machine in record["processors"]:
         known = record["processors"][machine]
         said += [f"{case}: bytes of {name}" for name in unlike(found.digests, known["digests"][case])]
-    layers = {path: read_figures(text) for path, text in was["figures"].items()}
-    said += [f"{case}: the list of layers"] * (list(layers) != list(found.figures))
-    for path in layers.keys() & found.figures.keys():
+    figures_then = {path: read_figures(text) for path, text in was["figures"].items()}
+    said += [f"{case}: the list of layers and operands"] * (figures_then.keys() != found.figures.keys())
+    for path in (path for path in figures_then if path in found.figures):
         for name, limit in LIMITS.items():
-            before, now = layers[path][name], found.figures[path][name]
+            before, now = figures_then[path][name], found.figures[path][name]
             if not abs(now - before) <= limit * abs(before):
                 said.append(f"{case}: {name} of {path} was {before:.6g}, is {now:.6g}")
     return said
@@ -216,21 +226,24 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
 
 
-def recorded(all_facts: dict[str, Facts], before: dict[str, Any] | None, machine: str) -> dict[str, Any]:
-    """The record with this processor's digests; those of other ones are dropped where the structure is another."""
+def recorded(found: dict[str, Facts], before: dict[str, Any] | None, machine: str) -> dict[str, Any]:
+    """The record with this processor's digests, beside those of others if structure and figures are what they were.
+
+    Otherwise nothing of the old record is kept: the other processors have to record again.
+    """
+    mine = {"versions": versions(), "digests": {case: f.digests for case, f in found.items()}}
+    if before is not None and before["cases"].keys() == found.keys():
+        others = {name: row for name, row in before["processors"].items() if name != machine}
+        if not any(differences(case, f, before | {"processors": others}, machine) for case, f in found.items()):
+            return {"cases": before["cases"], "processors": others | {machine: mine}}
     cases = {
         case: {
             "structure": f.structure,
             "figures": {path: " ".join(f"{v:.6g}" for v in row.values()) for path, row in f.figures.items()},
         }
-        for case, f in all_facts.items()
+        for case, f in found.items()
     }
-    same = before is not None and all(
-        before["cases"].get(case, {}).get("structure") == row["structure"] for case, row in cases.items()
-    )
-    others = before["processors"] if before is not None and same else {}
-    mine = {"versions": versions(), "digests": {case: f.digests for case, f in all_facts.items()}}
-    return {"cases": cases, "processors": others | {machine: mine}}
+    return {"cases": cases, "processors": {machine: mine}}
 
 
 def main() -> None:
@@ -243,7 +256,9 @@ def main() -> None:
         for case in CASES:
             start = time.perf_counter()
             found[case] = facts(case, Path(folder))
-            said = ["nothing recorded"] if before is None else differences(case, found[case], before, machine)
+            said = ["not recorded yet"]
+            if before is not None and case in before["cases"]:
+                said = differences(case, found[case], before, machine)
             sys.stdout.write(f"{time.perf_counter() - start:5.1f} s  {case}: {'; '.join(said) or 'unchanged'}\n")
     if record_it:
         text = json.dumps(recorded(found, before, machine), indent=1, ensure_ascii=False)
