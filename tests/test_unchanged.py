@@ -91,7 +91,7 @@ def test_a_lost_layer_is_seen() -> None:
     ]
 
 
-@pytest.mark.parametrize(("one", "other"), permutations(CASES, 2))
+@pytest.mark.parametrize(("one", "other"), list(permutations(CASES, 2)))
 def test_figures_tell_every_two_cases_apart(one: str, other: str) -> None:
     """Otherwise a run that mixed them up would pass on a processor without digests."""
     swapped = replace(as_recorded(one), figures=as_recorded(other).figures)

@@ -49,10 +49,11 @@ CASES: dict[str, tuple[str, ...]] = {
     "w4a4 erq, packed in int4": ("--bits", "w4a4", "--pack", "int4", *BOTH),
     "w4a4 icml as published": ("--bits", "w4a4", "--to", "reference", "--published", "icml"),
 }
-# One layer's figures and by how much of themselves they may differ on a processor that the file does not name. With AVX-512
-# switched off in torch, MKL and Numba, codes moved by 6e-4 at most, weight scales by 7e-5, errors by 4e-3 and the rest not at
-# all: a weight on the border between two integers falls the other way, and what compensates for it follows.
-LIMITS = {"codes": 3e-3, "weight_scale": 1e-3, "input_scale": 1e-3, "qmin": 1e-3, "qmax": 1e-3, "error": 1e-2}
+# One layer's figures and by how much of themselves they may differ on a processor that the file does not name: about five
+# times what the worst layer of all cases moved with AVX-512 switched off in torch, MKL and Numba (codes 2e-3, weight scales
+# 1e-3, errors 4e-3, the rest not at all). There a weight on the border between two integers falls the other way or a row
+# finds another range as good, and what compensates for it follows.
+LIMITS = {"codes": 1e-2, "weight_scale": 6e-3, "input_scale": 1e-3, "qmin": 1e-3, "qmax": 1e-3, "error": 2e-2}
 LONGEST_S = 300  # a case takes 8 to 17 s
 
 
