@@ -55,6 +55,7 @@ CASES: dict[str, tuple[str, ...]] = {
 # finds another range as good, and what compensates for it follows.
 LIMITS = {"codes": 1e-2, "weight_scale": 6e-3, "input_scale": 1e-3, "qmin": 1e-3, "qmax": 1e-3, "error": 2e-2}
 LONGEST_S = 300  # a case takes 8 to 17 s
+START = "from erq_export.cli import main; main()"  # what the installed `erq-export` does, from this tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ def run_until(files: list[Path], words: tuple[str, ...], out: Path, environment:
     """
     bits = words[words.index("--bits") + 1]
     quick = ("--device", "cpu", "--seeds", "1", "--compare", bits, "--val-images", "1")
-    command = [sys.executable, "-m", "erq_export.cli", "demo", *words, *quick, "--out", str(out)]
+    command = [sys.executable, "-c", START, "demo", *words, *quick, "--out", str(out)]
     log, end = out.with_name("log"), time.monotonic() + LONGEST_S
     with (
         log.open("wb") as said,
