@@ -1,7 +1,7 @@
 """What the demo's bundles and graphs hold, as hashes: what no restructuring may change.
 
-    python tests/unchanged.py             says for every case what differs from tests/data/unchanged.json
-    python tests/unchanged.py --record    writes that file, or adds this processor to it where nothing else differs
+    python tests/support/unchanged.py             says for every case what differs from tests/golden/unchanged.json
+    python tests/support/unchanged.py --record    writes that file, or adds this processor to it where nothing else differs
 
 The command line and the files that it writes are all that is used, so the check outlives any move inside the package. There
 are three kinds of facts, because sums are added in another order where vectors are shorter (AVX2 instead of AVX-512). The
@@ -33,10 +33,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from erq_export.validate.machine import processor
+from erq_export.backends.machine import processor
 
-ROOT = Path(__file__).parent.parent
-RECORD = ROOT / "tests" / "data" / "unchanged.json"
+ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "tests" / "golden" / "unchanged.json"
 PACKAGES = ("torch", "timm", "numpy", "numba", "onnx", "onnx-ir", "onnxscript", "safetensors")
 
 BOTH = ("--to", "onnx", "--to", "tensorrt-rtx")
