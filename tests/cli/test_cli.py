@@ -90,7 +90,7 @@ def test_models_is_a_table_of_those_values(erq: Erq) -> None:
 def test_what_models_lists_is_what_a_run_gets() -> None:
     for name, alias in ALIASES.items():
         context = run.make_context("run", [name, "--bits", "w4a4", "--out", "out"])
-        given = {k: v for k, v in context.params.items() if k not in ("out", "overwrite")}
+        given = {k: v for k, v in context.params.items() if k not in ("out", "overwrite", "store", "no_store")}
         job, row = job_of(given), described(alias)
         options = job.method.options
         assert (options["ridge"], options["flips"], job.data.calib) == (row["ridge"], row["flips"], row["calib"])
