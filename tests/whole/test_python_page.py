@@ -35,8 +35,8 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr[-3000:]
     match = re.fullmatch(r"top-1 ([0-9.]+) %, the reference's class on ([0-9.]+) % of 597 images\n", ran.stdout)
     assert match, ran.stdout
-    assert float(match[1]) > 70  # the last third is other people's handwriting, and training took seconds
-    assert float(match[2]) > 99
+    assert float(match[1]) > 80  # training took seconds
+    assert float(match[2]) > 98
     assert (tmp_path / "out" / "digits" / "onnx" / "model.onnx").is_file()
     assert "top-1" in (tmp_path / "out" / "digits_run" / "report.md").read_text().lower()
 
