@@ -50,7 +50,7 @@ def run(out: Path, overwrite: bool, **given: Any) -> None:
     MODEL is an alias (erq-export models) or any timm name whose blocks are known.
     """
     job = job_of(given)
-    from erq_export.contract.files import OutputFolder
+    from erq_export.contract.output.folder import OutputFolder
     from erq_export.flow import preflight
 
     preflight.check(job, OutputFolder(out), overwrite=overwrite)

@@ -16,9 +16,11 @@ from erq_export.calibrate.budget import budget
 from erq_export.calibrate.loop import calibrate
 from erq_export.contract.bundle import Bundle, fingerprint
 from erq_export.contract.errors import MachineError
-from erq_export.contract.files import OutputFolder, staged, write_json, write_text
+from erq_export.contract.files import write_json, write_text
+from erq_export.contract.output.folder import REPORTS, OutputFolder
+from erq_export.contract.output.writing import Writing
 from erq_export.contract.records import encode, plain_of
-from erq_export.contract.targets import deployable, named
+from erq_export.contract.targets import Target, deployable, named
 from erq_export.data.calibration_set import calibration_set, check_enough
 from erq_export.data.sources import calibration_source, validation_source
 from erq_export.exporters.onnx.write import lowered, marker_graph, save, save_manifest
@@ -41,6 +43,7 @@ class Run:
     job: Job
     path: Path
     ui: Ui
+    writing: Writing
     meter: Meter = field(default_factory=Meter)
 
     @property
@@ -61,8 +64,13 @@ def run(job: Job, out: Path, ui: Ui, *, overwrite: bool = False) -> dict[str, An
 
     Every ErqError is raised before the work that it would waste, gates after the report is written.
     """
-    it = Run(job, out, ui)
-    it.out.check(overwrite=overwrite)
+    folder, targets = OutputFolder(out), deployable(job.deploy.targets)
+    with folder.begin(overwrite=overwrite, planned=folder.planned(targets), job=plain_of(job)) as writing:
+        return _run(Run(job, out, ui, writing))
+
+
+def _run(it: Run) -> dict[str, Any]:
+    job, ui = it.job, it.ui
     images = calibration_source(job.model.name, job.data)
     check_enough(images, job.data.calib)
     held_out = validation_source(job.model.name, job.data)
@@ -75,10 +83,8 @@ def run(job: Job, out: Path, ui: Ui, *, overwrite: bool = False) -> dict[str, An
     ui.note(budget(loaded, job.data.calib, job.options).says())
     with it.stage("calibrate"):
         bundle = calibrate(loaded, data, asked, device=device, progress=ui.progress)
-        with staged(it.out.path) as folder:
-            OutputFolder(folder).bundle.mkdir()
-            bundle.save(OutputFolder(folder).bundle)
-            OutputFolder(folder).run.write_bytes(encode(RunRecord(erq_export=__version__, job=absolute(job))))
+        it.writing.place("bundle", bundle.save)
+        it.writing.write("run.json", encode(RunRecord(erq_export=__version__, job=absolute(job))))
     del loaded
     if targets := deployable(job.deploy.targets):
         export(it, bundle, targets)
@@ -91,19 +97,25 @@ def build(job: Job, out: Path, ui: Ui, *, targets: Sequence[str]) -> None:
 
     SpecError where a target lacks the bundle's int8 attention, EngineError where a claim is broken.
     """
-    it = Run(job, out, ui)
-    bundle = Bundle.load(it.out.bundle)
+    folder = OutputFolder(out)
+    bundle = Bundle.load(folder.bundle)
     if bundle.operands:
         check_attention(attention_shapes(bundle), targets)
-    export(it, bundle, targets)
-    records = build_engines(it, targets)
+    with folder.resume(planned=folder.planned_for(targets)) as writing:
+        it = Run(job, out, ui, writing)
+        export(it, bundle, targets)
+        records = build_engines(it, targets)
     raise_gates(it.path, engine_problems=[p for r in records.values() for p in r["problems"]])
 
 
 def validate(job: Job, out: Path, ui: Ui) -> dict[str, Any]:
     """Measure a run again from its artifacts; returns and writes the report."""
-    it = Run(job, out, ui)
-    bundle = Bundle.load(it.out.bundle)
+    with OutputFolder(out).resume(planned=REPORTS) as writing:
+        return _validate(Run(job, out, ui, writing))
+
+
+def _validate(it: Run) -> dict[str, Any]:
+    job, ui, bundle = it.job, it.ui, Bundle.load(it.out.bundle)
     images = calibration_source(job.model.name, job.data)
     held_out = validation_source(job.model.name, job.data)
     data = calibration_set(images, bundle.identity.preprocess, n=job.data.calib, seed=job.data.seed)
@@ -129,9 +141,12 @@ def export(it: Run, bundle: Bundle, targets: Sequence[str]) -> None:
         for i, target in enumerate(targets):
             it.ui.progress(f"export {target}", i, len(targets))
             graph, manifest = lowered(markers, named(target), description, pack=it.job.deploy.pack)
-            with staged(it.out.target(target)) as folder:
+
+            def fill(folder: Path, graph: Any = graph, manifest: dict[str, Any] = manifest) -> None:
                 save(graph, folder / "model.onnx")
                 save_manifest(manifest, folder / "manifest.json")
+
+            it.writing.place(target, fill)
 
 
 def build_engines(it: Run, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -145,8 +160,8 @@ def build_engines(it: Run, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
             it.ui.progress(phase, done, total)
             return True
 
-        with it.stage(f"build {target.name}"), staged(it.out.engine(target.name)) as folder:
-            records[target.name] = engine.build(
+        def fill(folder: Path, target: Target = target) -> dict[str, Any]:
+            return engine.build(
                 it.out.graph(target.name),
                 it.out.read_manifest(target.name),
                 folder,
@@ -155,6 +170,9 @@ def build_engines(it: Run, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
                 batch=it.job.deploy.batch,
                 on_progress=on_progress,
             )
+
+        with it.stage(f"build {target.name}"):
+            records[target.name] = it.writing.place(f"{target.name}/engine", fill)
     return records
 
 
@@ -177,9 +195,15 @@ def conclude(it: Run, bundle: Bundle, measured: Measured) -> dict[str, Any]:
         "stages": it.meter.to_json(),
     }
     report = measured.report(description, bundle)
-    write_json(it.out.report, report)
-    write_text(it.out.report.with_suffix(".md"), markdown(report))
-    draw(report, it.out.report.with_suffix(".svg"))
+
+    def fill(folder: Path) -> None:
+        written = OutputFolder(folder).report
+        write_json(written, report)
+        write_text(written.with_suffix(".md"), markdown(report))
+        draw(report, written.with_suffix(".svg"))
+
+    it.writing.place("", fill)
+    it.writing.record(complete=True, timings=it.meter.stages)
     raise_gates(
         it.path,
         engine_problems=measured.engine_problems(),
