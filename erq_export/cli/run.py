@@ -1,6 +1,5 @@
 """`erq-export MODEL …`: the main job."""
 
-from pathlib import Path
 from typing import Any
 
 import rich_click as click
@@ -42,9 +41,9 @@ def job_of(given: dict[str, Any]) -> Job:
 @click.argument("name", metavar="MODEL")
 @grouped
 @options_of(Job, ("published", "device"))
-@click.option("--out", required=True, type=Path, metavar="DIR", help="folder to write; must be new or empty")
+@click.option("--out", required=True, metavar="DIR", help="folder to write; must be new or empty")
 @click.option("--overwrite", is_flag=True, help="replace the run that --out holds, once the new bundle is complete")
-def run(out: Path, overwrite: bool, **given: Any) -> None:
+def run(out: str, overwrite: bool, **given: Any) -> None:
     """The main job: calibrate MODEL, export it, build its engines, validate all of it.
 
     MODEL is an alias (erq-export models) or any timm name whose blocks are known.
@@ -53,9 +52,10 @@ def run(out: Path, overwrite: bool, **given: Any) -> None:
     from erq_export.contract.output.folder import OutputFolder
     from erq_export.flow import preflight
 
-    preflight.check(job, OutputFolder(out), overwrite=overwrite)
+    folder = OutputFolder.named(out)
+    preflight.check(job, folder, overwrite=overwrite)
     from erq_export.flow import run as flow
     from erq_export.flow.terminal import Terminal
 
     terminal = Terminal()
-    terminal.show(flow.run(job, out, terminal, overwrite=overwrite), out)
+    terminal.show(flow.run(job, folder.path, terminal, overwrite=overwrite), folder.path)

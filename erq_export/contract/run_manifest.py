@@ -17,7 +17,7 @@ class OwnedFile(Record, frozen=True, kw_only=True):
     """A file that the run wrote: where in the folder, its size in bytes, its hash."""
 
     path: RelativePath
-    bytes: Annotated[int, Meta(ge=0, lt=2**63)]
+    bytes: Annotated[int, Meta(ge=0, le=2**53)]
     sha256: Sha256
 
 
