@@ -168,7 +168,7 @@ class OutputFolder:
     def _settled(self, root: Path) -> RunManifest | None:
         """The run in the folder, none where it is free, after what a killed run left was ended or swept."""
         with told(self.path):
-            found = settle(root, read_manifest(root))[0] if contents(root) else None
+            found = settle(root, self._run_in(root))[0] if contents(root) else None
             sweep(root)
         return found
 

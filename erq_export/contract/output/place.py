@@ -15,6 +15,7 @@ from .trouble import told
 # Bytes that the longest file needs below the folder: half-written, an engine with its library's own temporary suffix.
 LONGEST_BELOW = len("/.erq-export-partial-0123456789abcdef/tensorrt-rtx/engine/model.engine") + 32
 _PROBE_BYTES = 4096
+PATIENCE = 10  # times that parents may be taken away while they are made
 _KINDS = (
     (stat.S_ISREG, "a file"),
     (stat.S_ISFIFO, "a pipe"),
@@ -57,7 +58,11 @@ def check_place(path: Path, *, room: int) -> Path:
     with told(path):
         check_length(path, root, base)
         check_room(path, base, room)
-        probe(base)
+        made = make_folders(root)  # in the folder itself: a kill in here leaves it empty, and nothing beside it
+        try:
+            probe(root)
+        finally:
+            remove_empty(made)
     return root
 
 
@@ -123,8 +128,13 @@ def check_changeable(path: Path, root: Path, files: Iterable[str], names: Iterab
                 f"{folder} is another file system than {path}: files cannot appear there at once",
                 fix=f"unmount {folder}, or --out with another folder",
             )
-        with told(path):
-            probe(folder)
+        if not os.access(
+            folder, os.W_OK | os.X_OK
+        ):  # false for root too on a read-only mount and for immutable folders
+            raise OutputError(
+                f"{folder} cannot be written: read-only, immutable or another user's",
+                fix="make it writable, or --out with another folder",
+            )
     for name in files:
         if _is_protected(root / name):
             raise OutputError(
@@ -145,20 +155,31 @@ def _is_protected(path: Path) -> bool:
 
 def make_folders(root: Path) -> list[Path]:
     """Make what is missing of a folder's path; returns what was made, innermost first. Nothing stays after an OSError."""
-    missing = []
-    path = root
-    while not path.exists():
-        missing.append(path)
-        path = path.parent
     made: list[Path] = []
     try:
-        for folder in reversed(missing):
-            folder.mkdir()
-            made.insert(0, folder)
+        for _ in range(PATIENCE):
+            try:
+                _make_missing(root, made)
+                break
+            except FileNotFoundError:  # another run made the same parents, and removed them just now
+                remove_empty(made)
+                made.clear()
+        else:
+            _make_missing(root, made)
     except BaseException:
         remove_empty(made)
         raise
     return made
+
+
+def _make_missing(root: Path, made: list[Path]) -> None:
+    missing = [root]
+    while not missing[-1].exists():
+        missing.append(missing[-1].parent)
+    for folder in reversed(missing[:-1]):
+        with suppress(FileExistsError):
+            folder.mkdir()
+            made.insert(0, folder)
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
