@@ -6,7 +6,7 @@ Silent unless `ui="terminal"`. What a run makes is kept in the user's store (`st
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from erq_export.backends.device import device_named
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import SpecError
+from erq_export.contract.output.folder import OutputFolder
+from erq_export.contract.output.writing import Writing
 from erq_export.contract.records import Scalar
 from erq_export.contract.spec import Bits, Pack
 from erq_export.contract.targets import named
@@ -84,13 +86,15 @@ def run(
     store: Kept = None,
     ui: Where = None,
     overwrite: bool = False,
+    command: Sequence[str] = (),
     **given: Any,
 ) -> dict[str, Any]:
     """The whole chain into the folder `out`; returns the report.
 
     model: a short name, a timm name, a module of a timm class, or a resolved Job (then nothing else is asked).
     data, val: see `calibrate`; labels come with `val`.  given: any further field of the job's slices by name, such as
-    method="gptq", calib=64, seeds=3, attention="int8" (`contract.spec`); options: the method's own.
+    method="gptq", calib=64, seeds=3, attention="int8" (`contract.spec`); options: the method's own.  command: the words
+    that the manifest names as what was run. An unfinished run of the same job in `out` goes on where it was.
     Raises ErqError before work that it would waste; AccuracyError, ParityError, EngineError once the report is written.
     """
     if isinstance(model, Job):
@@ -98,7 +102,7 @@ def run(
     else:
         job, own = _asked(model, bits, to, data, val, options, architecture, given)
     with _opened(store) as kept:
-        return flow.run(job, Path(out), _shown(ui), store=kept, overwrite=overwrite, own=own)
+        return flow.run(job, Path(out), _shown(ui), store=kept, overwrite=overwrite, own=own, command=command)
 
 
 def calibrate(
@@ -144,9 +148,9 @@ def export(
         )
     if found.operands:
         check_attention(attention_shapes(found), [to])
-    with _opened(store) as kept, _saved(found) as artifact:
-        graph = _stages(kept, ui).graph(artifact, to, pack)
-        flow.copy(graph, Path(out) / to)
+    folder = OutputFolder.named(str(out))
+    with _opened(store) as kept, _saved(found) as artifact, _writing(folder, folder.planned_for([to])) as writing:
+        flow.place(writing, to, _stages(kept, ui).graph(artifact, to, pack))
     return Graph(target=to, path=Path(out) / to / "model.onnx")
 
 
@@ -162,10 +166,11 @@ def build(
     row, folder = named(graph.target), graph.path.parent
     if row.package is None:
         raise SpecError(f"{graph.target} has no engine: its graph is what runs", fix='to="tensorrt-rtx" or "tensorrt"')
-    with _opened(store) as kept:
+    out = OutputFolder(folder.parent)
+    with _opened(store) as kept, _writing(out, out.planned_for([graph.target])) as writing:
         batch = (1, min(8, max_batch), max_batch)
         engine = _stages(kept, ui).engine(Artifact.at(folder), row, capability=capability, batch=batch)
-        flow.copy(engine, folder / "engine")
+        flow.place(writing, f"{graph.target}/engine", engine)
     return Engine(target=graph.target, path=folder / "engine" / "model.engine")
 
 
@@ -253,6 +258,11 @@ def _saved(bundle: Bundle) -> Iterator[Artifact]:
     with tempfile.TemporaryDirectory(prefix="erq-export-") as folder:
         bundle.save(Path(folder))
         yield Artifact.at(Path(folder))
+
+
+def _writing(folder: OutputFolder, planned: Sequence[str]) -> AbstractContextManager[Writing]:
+    """Into the run that the folder holds, or into a new one."""
+    return folder.resume(planned=planned) if folder.manifest.exists() else folder.begin(planned=planned)
 
 
 def _stages(store: Store, ui: Where) -> Stages:

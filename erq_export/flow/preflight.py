@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.contract.errors import SpecError
-from erq_export.contract.files import OutputFolder
+from erq_export.contract.output.folder import OutputFolder
+from erq_export.contract.records import plain_of
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import TARGETS, deployable, named
 from erq_export.data.sources import calibration_source, check_enough, validation_source
@@ -16,7 +17,7 @@ def check(job: Job, out: OutputFolder, *, overwrite: bool) -> None:
     """Everything that needs no model and no image. MachineError, OutputError, SpecError."""
     check_machine(job.deploy.targets, job.deploy.capability)
     check_solver(job)
-    out.check(overwrite=overwrite)
+    out.check(overwrite=overwrite, planned=out.planned(deployable(job.deploy.targets)), job=plain_of(job))
     check_images(job)
 
 

@@ -12,11 +12,14 @@ import torch
 
 from erq_export import __version__
 from erq_export.backends.device import device_named
+from erq_export.backends.machine import processor
 from erq_export.calibrate.budget import budget
 from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.calibrate.published.mipq_time import mipq_estimate, weight_shapes
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.files import OutputFolder, staged, write_json, write_text
+from erq_export.contract.files import write_json, write_text
+from erq_export.contract.output.folder import REPORTS, OutputFolder
+from erq_export.contract.output.writing import Writing
 from erq_export.contract.records import encode, plain_of
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import deployable, named
@@ -27,7 +30,7 @@ from erq_export.data.sources import calibration_source, validation_source
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.job import Job, RunRecord, absolute
 from erq_export.flow.measure import Made, Measured, measure, raise_gates
-from erq_export.flow.stages import Stages, read_engine
+from erq_export.flow.stages import Stages, read_engine, versions
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
 from erq_export.flow.work import Course, Work
@@ -36,6 +39,8 @@ from erq_export.models.loading import Loaded, load
 from erq_export.models.rebuild import attention_shapes
 from erq_export.validate.report.chart import draw
 from erq_export.validate.report.markdown import markdown
+
+PACKAGES = ("torch", "timm", "numpy", "numba", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "tensorrt-rtx-cu13")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +56,32 @@ NOTHING_OWN = Own()
 
 
 def run(
-    job: Job, out: Path, ui: Ui, *, store: Store, overwrite: bool = False, own: Own = NOTHING_OWN
+    job: Job,
+    out: Path,
+    ui: Ui,
+    *,
+    store: Store,
+    overwrite: bool = False,
+    own: Own = NOTHING_OWN,
+    command: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Calibrate, export, build and validate; returns the report, which also lies in the output folder.
 
     Every ErqError is raised before the work that it would waste, gates after the report is written.
     """
-    folder = OutputFolder(out)
-    folder.check(overwrite=overwrite)
+    folder, targets = OutputFolder(out), deployable(job.deploy.targets)
+    planned = folder.planned(targets)
+    folder.check(overwrite=overwrite, planned=planned, job=plain_of(job))
     work = begin(job, ui, store, own)
     check_cost(work)
-    with work.stage("calibrate"):
-        bundle = work.stages.bundle(work.model, work.calibration_images(job.data.seed), job.quantization)
-        with staged(folder.path) as new:
-            copy(bundle, OutputFolder(new).bundle)
-            OutputFolder(new).run.write_bytes(encode(RunRecord(erq_export=__version__, job=absolute(job))))
-    made = make(work.course, work.stages, job.deploy, folder, bundle, deployable(job.deploy.targets))
-    return conclude(work, folder, made)
+    with folder.begin(overwrite=overwrite, planned=planned, command=command, job=plain_of(job)) as writing:
+        writing.record(versions=versions(*PACKAGES), machine=machine(), **inputs(work))
+        with work.stage("calibrate"):
+            bundle = work.stages.bundle(work.model, work.calibration_images(job.data.seed), job.quantization)
+            place(writing, "bundle", bundle)
+            writing.write("run.json", encode(RunRecord(erq_export=__version__, job=absolute(job))))
+        made = make(work.course, work.stages, job.deploy, writing, bundle, targets)
+        return conclude(work, folder, writing, made)
 
 
 def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN) -> Work:
@@ -117,7 +131,7 @@ def held_out(job: Job, model: Loaded, val: ImageSource | None) -> Images | None:
 
 
 def make(
-    course: Course, stages: Stages, deploy: DeploySpec, folder: OutputFolder, bundle: Artifact, targets: Sequence[str]
+    course: Course, stages: Stages, deploy: DeploySpec, writing: Writing, bundle: Artifact, targets: Sequence[str]
 ) -> Made:
     """Graphs and engines for these targets, in the store and in the run's folder."""
     graphs, engines = {}, {}
@@ -126,12 +140,12 @@ def make(
             for i, name in enumerate(targets):
                 course.ui.progress(f"export {name}", i, len(targets))
                 graphs[name] = stages.graph(bundle, name, deploy.pack)
-                copy(graphs[name], folder.target(name))
+                place(writing, name, graphs[name])
     for target in (named(name) for name in targets if named(name).package is not None):
         with course.stage(f"build {target.name}"):
             graph = graphs[target.name]
             engines[target.name] = stages.engine(graph, target, capability=deploy.capability, batch=deploy.batch)
-            copy(engines[target.name], folder.engine(target.name))
+            place(writing, f"{target.name}/engine", engines[target.name])
     return Made(bundle=bundle, graphs=graphs, engines=engines)
 
 
@@ -145,7 +159,8 @@ def build(job: Job, out: Path, ui: Ui, *, store: Store, targets: Sequence[str]) 
     if bundle.operands:
         check_attention(attention_shapes(bundle), targets)
     stages = Stages(store=store, ui=ui, device=device_named(job.device))
-    made = make(Course(ui), stages, job.deploy, folder, Artifact.at(folder.bundle), targets)
+    with folder.resume(planned=folder.planned_for(targets)) as writing:
+        made = make(Course(ui), stages, job.deploy, writing, Artifact.at(folder.bundle), targets)
     raise_gates(folder.path, engine_problems=[p for e in made.engines.values() for p in read_engine(e)["problems"]])
 
 
@@ -159,17 +174,24 @@ def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> dict[str, Any]:
         graphs={name: Artifact.at(folder.target(name)) for name in targets},
         engines={name: Artifact.at(folder.engine(name)) for name in targets if folder.has_engine(name)},
     )
-    return conclude(begin(job, ui, store), folder, made)
+    with folder.resume(planned=REPORTS) as writing:
+        return conclude(begin(job, ui, store), folder, writing, made)
 
 
-def conclude(work: Work, folder: OutputFolder, made: Made) -> dict[str, Any]:
+def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made) -> dict[str, Any]:
     """Measure, write report.json and report.md, then let the gates speak."""
     measured = measure(work, folder.path, made)
     bundle = Bundle.load(made.bundle.folder)
     report = measured.report(description(work, measured, made.bundle, bundle), bundle)
-    write_json(folder.report, report)
-    write_text(folder.report.with_suffix(".md"), markdown(report))
-    draw(report, folder.report.with_suffix(".svg"))
+
+    def fill(staging: Path) -> None:
+        written = OutputFolder(staging).report
+        write_json(written, report)
+        write_text(written.with_suffix(".md"), markdown(report))
+        draw(report, written.with_suffix(".svg"))
+
+    writing.place("", fill)
+    writing.record(complete=True, timings=work.course.meter.stages)
     raise_gates(
         folder.path,
         engine_problems=measured.engine_problems(),
@@ -177,6 +199,25 @@ def conclude(work: Work, folder: OutputFolder, made: Made) -> dict[str, Any]:
         accuracy_problems=measured.accuracy_problems(),
     )
     return report
+
+
+def inputs(work: Work) -> dict[str, dict[str, str]]:
+    """What goes in, as the manifest has it: hashes of the weights and of the images."""
+    images = {"calibration": work.calibration_images(work.job.data.seed).sha256}
+    if work.held_out is not None:
+        images["held out"] = work.held_out.fingerprint
+    return {"weights": {work.model.identity.timm_name: work.model.fingerprint}, "images": images}
+
+
+def machine() -> dict[str, str]:
+    """Where it ran."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "processor": processor(),
+        "threads": str(torch.get_num_threads()),
+        "gpu": ", ".join(gpus) or "none",
+    }
 
 
 def description(work: Work, measured: Measured, artifact: Artifact, bundle: Bundle) -> dict[str, Any]:
@@ -199,12 +240,13 @@ def description(work: Work, measured: Measured, artifact: Artifact, bundle: Bund
     }
 
 
-def copy(artifact: Artifact, folder: Path) -> None:
-    """The artifact's files, in a folder of the run: whole or not there; sub-folders that others put there stay."""
-    with staged(folder) as new:
+def place(writing: Writing, name: str, artifact: Artifact) -> None:
+    """The artifact's files as OUT/`name`, and its hash in the manifest."""
+
+    def fill(folder: Path) -> None:
         for path in artifact.folder.iterdir():
-            shutil.copyfile(path, new / path.name)
-        if folder.is_dir():
-            for inner in folder.iterdir():
-                if inner.is_dir():
-                    shutil.copytree(inner, new / inner.name)
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+
+    writing.place(name, fill)
+    writing.record(artifacts={**writing.manifest.artifacts, name: artifact.content})
