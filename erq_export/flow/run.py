@@ -75,7 +75,7 @@ def run(
     work = begin(job, ui, store, own)
     check_cost(work)
     with folder.begin(overwrite=overwrite, planned=planned, command=command, job=plain_of(job)) as writing:
-        writing.record(versions=versions(*PACKAGES), machine=machine(), **inputs(work))
+        writing.record(versions=version_of_packages(), machine=machine(), **inputs(work))
         with work.stage("calibrate"):
             bundle = work.stages.bundle(work.model, work.calibration_images(job.data.seed), job.quantization)
             place(writing, "bundle", bundle)
@@ -207,6 +207,11 @@ def inputs(work: Work) -> dict[str, dict[str, str]]:
     if work.held_out is not None:
         images["held out"] = work.held_out.fingerprint
     return {"weights": {work.model.identity.timm_name: work.model.fingerprint}, "images": images}
+
+
+def version_of_packages() -> dict[str, str]:
+    """The packages that a run's bytes may depend on."""
+    return versions(*PACKAGES)
 
 
 def machine() -> dict[str, str]:
