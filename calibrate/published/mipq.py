@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from erq_export.contract.errors import MachineError
-from erq_export.contract.formats.affine import Grid
+from erq_export.contract.formats.format import Format
 
-from ..solve.rounding import flip, neighbours
+from ..solve.rounding import flip
 from .solver import find_solver
 
 LARGEST = 1e3  # coefficient handed to the solver: CBC's tolerances, 1e-5 to 1e-7, are absolute
@@ -130,7 +130,7 @@ def linearised(program: Program) -> tuple[Any, list[Any]]:
     return model, t
 
 
-def mipq(W: Tensor, grid: Grid, M: Tensor, limit: int, *, columns: int, seconds: float) -> Tensor:
+def mipq(W: Tensor, grid: Format, M: Tensor, limit: int, *, columns: int, seconds: float) -> Tensor:
     """Start from `flip`, then decide every row's blocks of `columns` columns by the program: rounded W (n, h).
 
     One sweep of block coordinate descent on the exact program: a block sees the row's other columns at their current
@@ -138,7 +138,7 @@ def mipq(W: Tensor, grid: Grid, M: Tensor, limit: int, *, columns: int, seconds:
     Bounded by n·⌈h/columns⌉ programs of `seconds` each: hours for a model of any size (docs/method.md, "MIPQ": 130 of
     them). A program that runs out of time depends on the machine's load; the others give the same bits every time.
     """
-    down, up, _ = neighbours(W, grid)
+    down, up, _ = grid.neighbours(W)
     bits: list[Bits] = [tuple(row) for row in (flip(W, grid, M, limit) == up).tolist()]
     rows = list(zip(exact(W), exact(down), exact(up), strict=True))
     with tempfile.TemporaryDirectory(prefix="mipq-") as folder:
