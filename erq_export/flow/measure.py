@@ -11,7 +11,7 @@ from torch import Tensor
 from erq_export.backends.machine import processor
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import AccuracyError, EngineError, ParityError
-from erq_export.contract.files import OutputFolder
+from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import plain_of
 from erq_export.contract.targets import deployable, named
 from erq_export.data.held_out import Images

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from erq_export.contract.files import OutputFolder
+from erq_export.contract.output.folder import OutputFolder
 from erq_export.validate.report.markdown import PRICE_HEAD, price_rows
 
 LINE_EVERY_S = 10.0

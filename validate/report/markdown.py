@@ -35,6 +35,7 @@ def _weights(model: dict[str, Any]) -> str:
         "bundled": "trained on scikit-learn's digits",
         "checkpoint": f"checkpoint {str(model['weights_sha256'])[:12]}",
         "pretrained": "timm's pretrained weights",
+        "module": "the caller's own module",
     }[model["weights"]]
 
 
