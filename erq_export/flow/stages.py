@@ -5,6 +5,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from erq_export.backends.machine import processor
 from erq_export.backends.tensorrt import Package
+from erq_export.calibrate.known_ranges import KnownRanges, deciding
 from erq_export.calibrate.loop import calibrate as find_integers
+from erq_export.calibrate.setting import Setting
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.records import plain_of
 from erq_export.contract.spec import Pack, Quantization
@@ -56,7 +59,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "figures": ("backends", "contract", "data", "models", "validate", "flow.stages"),
 }
 PARITY = "parity.json"
-DECISIONS, FIGURES = "decisions.safetensors", "figures.json"
+DECISIONS, FIGURES, RANGES = "decisions.safetensors", "figures.json", "ranges.safetensors"
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Stages:
 
         def make(work: Work) -> None:
             fresh = replace(model, model=copy.deepcopy(model.model))
+            known = self._known_ranges(inputs, asked)
             found = find_integers(
                 fresh,
                 images,
@@ -80,8 +84,10 @@ class Stages:
                 device=self.device,
                 progress=self.ui.progress,
                 checkpoints=work.checkpoints,
+                known=known,
             )
             found.save(work.folder)
+            self._keep_ranges(inputs, asked, known, n_sites=len(found.layers))
 
         inputs = {"model": model.fingerprint, "images": images.sha256, **self._arithmetic(), **versions("numba")}
         return self._kept(
@@ -201,14 +207,37 @@ class Stages:
         kept = self._kept("figures", inputs | self._arithmetic(), {}, make, "error of the logits")
         return float(msgspec.json.decode((kept.folder / FIGURES).read_bytes())["logits_error"])
 
+    def _known_ranges(self, inputs: Mapping[str, str], asked: Quantization) -> KnownRanges:
+        """Grids that another calibration has found on the same activations; none where none was made."""
+        entry = self.store.find("ranges", self._ranges_key(inputs, asked))
+        return KnownRanges() if entry is None else KnownRanges.load(entry.folder / RANGES, self.device)
+
+    def _keep_ranges(self, inputs: Mapping[str, str], asked: Quantization, known: KnownRanges, *, n_sites: int) -> None:
+        """For other bits and methods; a run that went on behind a checkpoint has not seen all of them."""
+        if len(known.grids) >= n_sites - 1:  # the image may stay float
+            what = f"input ranges at a{asked.bits.a}"
+            make = partial(_save_ranges, known)
+            self.store.fetch("ranges", self._ranges_key(inputs, asked), make, description=what).close()
+
+    def _ranges_key(self, inputs: Mapping[str, str], asked: Quantization) -> str:
+        return key("ranges", inputs, deciding(Setting.of(asked)), code_hash(*_code("bundle")))
+
     def _arithmetic(self) -> dict[str, str]:
         """What decides the last bits of a float sum: library, device, processor."""
         gpu = {"gpu": torch.cuda.get_device_name(self.device)} if self.device.type == "cuda" else {}
         return {**versions("torch", "timm"), "device": self.device.type, "processor": processor(), **gpu}
 
     def _kept(self, kind: str, inputs: Mapping[str, str], asked: Any, make: Make, description: str) -> Artifact:
-        code = code_hash(*(f"erq_export.{name}" for name in CODE[kind]))
+        code = code_hash(*_code(kind))
         return Artifact.of(self.store.fetch(kind, key(kind, inputs, asked, code), make, description=description))
+
+
+def _code(kind: str) -> list[str]:
+    return [f"erq_export.{name}" for name in CODE[kind]]
+
+
+def _save_ranges(known: KnownRanges, work: Work) -> None:
+    known.save(work.folder / RANGES)
 
 
 def described(bundle: Bundle, content: str) -> dict[str, Any]:
