@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from erq_export.contract.formats.affine import FreeRow, Grid
 from erq_export.contract.formats.format import Format
 from erq_export.contract.formats.logarithmic import LogGrid, LogRow
+from erq_export.contract.quantized import QuantLinear
 from erq_export.contract.records import ModulePath, Record
 from erq_export.contract.rows import LayerStatistics
 from erq_export.contract.sites import OperandRole
@@ -210,3 +211,8 @@ class SimulatedOperandRow(Record, frozen=True, kw_only=True, tag_field="kind", t
     def part(self, tensors: Mapping[str, Tensor]) -> SimulatedOperand:
         """Inverse of `of`, with what `stored` gave. KeyError for a tensor that is missing."""
         return SimulatedOperand(grid=self.grid.grid(tensors), bits=self.bits, role=self.role)
+
+
+def layer_paths(model: nn.Module) -> list[str]:
+    """The path of every layer that was calibrated, deployed or simulated, in the model's order."""
+    return [m.path for m in model.modules() if isinstance(m, QuantLinear | SimulatedLinear)]
