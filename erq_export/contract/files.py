@@ -13,8 +13,6 @@ from typing import Any
 
 from erq_export.contract.errors import OutputError
 
-RUN_FORMAT = 1
-
 
 @dataclass(frozen=True)
 class OutputFolder:
@@ -40,27 +38,15 @@ class OutputFolder:
         """The graph's size as written, tensors beside the file included."""
         return sum(path.stat().st_size for path in self.target(name).glob("model.onnx*"))
 
-    def read_manifest(self, name: str) -> dict[str, Any]:
-        """What a target's graph claims."""
-        return _read_json(self.target(name) / "manifest.json")
-
     def engine(self, name: str) -> Path:
         return self.target(name) / "engine"
 
     def has_engine(self, name: str) -> bool:
         return (self.engine(name) / "engine.json").exists()
 
-    def read_engine(self, name: str) -> dict[str, Any]:
-        """What was compiled, and what it runs differently from the claims."""
-        return _read_json(self.engine(name) / "engine.json")
-
     @property
     def report(self) -> Path:
         return self.path / "report.json"
-
-    def read_report(self) -> dict[str, Any]:
-        """What the run found."""
-        return _read_json(self.report)
 
     def occupied(self) -> bool:
         """Does the folder hold anything?"""
@@ -89,25 +75,6 @@ class OutputFolder:
             raise OutputError(
                 f"cannot write {self.path}: {e.strerror} ({base})", fix="--out with a folder that can be written"
             ) from e
-
-    def read_run(self) -> dict[str, Any]:
-        """What was asked for; OutputError where the folder holds no run."""
-        run = _read_json(self.run)
-        if run.get("format") != RUN_FORMAT:
-            raise OutputError(
-                f"{self.path} is a run of format {run.get('format')}, this version reads {RUN_FORMAT}", fix="run again"
-            )
-        return run
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as e:
-        raise OutputError(
-            f"cannot read {path}: {e}", fix="OUT is the folder of a finished run; erq-export MODEL --out DIR makes one"
-        ) from e
-    return data
 
 
 @contextmanager

@@ -5,23 +5,24 @@ import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from erq_export import __version__
 from erq_export.backends.device import device_named
+from erq_export.backends.machine import processor
 from erq_export.calibrate.budget import budget
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.files import OutputFolder, staged, write_json, write_text
-from erq_export.contract.records import encode, plain_of
+from erq_export.contract.files import OutputFolder, staged, write_text
+from erq_export.contract.records import encode
+from erq_export.contract.report import Machine, Report
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import deployable, named
 from erq_export.data.calibration_set import check_enough
 from erq_export.data.sources import calibration_source, validation_source
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.job import Job, RunRecord, absolute
-from erq_export.flow.measure import Made, Measured, measure, raise_gates
+from erq_export.flow.measure import Made, measure, raise_gates
 from erq_export.flow.stages import Stages, read_engine
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
@@ -33,7 +34,7 @@ from erq_export.validate.report.chart import draw
 from erq_export.validate.report.markdown import markdown
 
 
-def run(job: Job, out: Path, ui: Ui, *, store: Store, overwrite: bool = False) -> dict[str, Any]:
+def run(job: Job, out: Path, ui: Ui, *, store: Store, overwrite: bool = False) -> Report:
     """Calibrate, export, build and validate; returns the report, which also lies in the output folder.
 
     Every ErqError is raised before the work that it would waste, gates after the report is written.
@@ -103,10 +104,10 @@ def build(job: Job, out: Path, ui: Ui, *, store: Store, targets: Sequence[str]) 
         check_attention(attention_shapes(bundle), targets)
     stages = Stages(store=store, ui=ui, device=device_named(job.device))
     made = make(Course(ui), stages, job.deploy, folder, Artifact.at(folder.bundle), targets)
-    raise_gates(folder.path, engine_problems=[p for e in made.engines.values() for p in read_engine(e)["problems"]])
+    raise_gates(folder.path, engine_problems=[p for e in made.engines.values() for p in read_engine(e).problems])
 
 
-def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> dict[str, Any]:
+def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> Report:
     """Measure a run again from its artifacts; returns and writes the report."""
     folder = OutputFolder(out)
     Bundle.load(folder.bundle)
@@ -119,12 +120,12 @@ def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> dict[str, Any]:
     return conclude(begin(job, ui, store), folder, made)
 
 
-def conclude(work: Work, folder: OutputFolder, made: Made) -> dict[str, Any]:
+def conclude(work: Work, folder: OutputFolder, made: Made) -> Report:
     """Measure, write report.json and report.md, then let the gates speak."""
     measured = measure(work, folder.path, made)
     bundle = Bundle.load(made.bundle.folder)
-    report = measured.report(description(work, measured, made.bundle, bundle), bundle)
-    write_json(folder.report, report)
+    report = measured.report(made.bundle, bundle, machine(), work.course.meter.stages)
+    write_text(folder.report, encode(report).decode())
     write_text(folder.report.with_suffix(".md"), markdown(report))
     draw(report, folder.report.with_suffix(".svg"))
     raise_gates(
@@ -136,24 +137,16 @@ def conclude(work: Work, folder: OutputFolder, made: Made) -> dict[str, Any]:
     return report
 
 
-def description(work: Work, measured: Measured, artifact: Artifact, bundle: Bundle) -> dict[str, Any]:
-    """What a report says of the run itself."""
+def machine() -> Machine:
+    """Where this process runs, and with which packages."""
     packages = ("torch", "timm", "onnx", "onnxruntime-gpu")
-    return {
-        "erq_export": __version__,
-        "bundle_sha256": artifact.content,
-        "model": plain_of(bundle.identity),
-        "quant": plain_of(bundle.spec) | {"targets": list(work.job.deploy.targets)},
-        "data": {k: v for k, v in plain_of(bundle.data).items() if k != "names"},
-        "machine": {
-            "python": platform.python_version(),
-            "processor": measured.processor,
-            "threads": torch.get_num_threads(),
-            "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-            **{name: version(name) for name in packages},
-        },
-        "stages": work.course.meter.to_json(),
-    }
+    return Machine(
+        python=platform.python_version(),
+        processor=processor(),
+        threads=torch.get_num_threads(),
+        gpu=tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
+        packages={name: version(name) for name in packages},
+    )
 
 
 def copy(artifact: Artifact, folder: Path) -> None:

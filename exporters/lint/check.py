@@ -1,16 +1,15 @@
 """Runs every rule that concerns a target over an ONNX file."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from erq_export.contract.errors import SpecError
+from erq_export.contract.records import Record, encode
 from erq_export.contract.targets import TARGETS, deployable, named
 
 from . import attention, codes, model, products, scales
@@ -20,28 +19,18 @@ from .view import View
 RULES: tuple[Rule, ...] = (*codes.RULES, *scales.RULES, *products.RULES, *attention.RULES, *model.RULES)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checked:
-    """What was found in a file, in the order of the rules."""
+class Checked(Record, frozen=True, kw_only=True):
+    """What was found in a file, in the order of the rules, and how many of it are errors and warnings."""
 
     file: str
     target: str
+    errors: int
+    warnings: int
     findings: tuple[Finding, ...]
 
-    @property
-    def errors(self) -> int:
-        return sum(finding.severity == "error" for finding in self.findings)
-
-    @property
-    def warnings(self) -> int:
-        return len(self.findings) - self.errors
-
     def as_json(self) -> str:
-        """One object: file, target, counts, findings."""
-        counts = {"errors": self.errors, "warnings": self.warnings}
-        findings = [finding.to_json() for finding in self.findings]
-        whole = {"file": self.file, "target": self.target, **counts, "findings": findings}
-        return json.dumps(whole, indent=1, ensure_ascii=False)
+        """The record as one object."""
+        return encode(self).decode().rstrip()
 
     def as_text(self) -> str:
         """Three lines a finding and one for the whole."""
@@ -65,7 +54,8 @@ def check(path: Path, target: str) -> Checked:
         raise SpecError(f"target {target!r} has no graph to check", fix=f"one of: {', '.join(deployable(TARGETS))}")
     view = View(model=load(path))
     findings = tuple(finding for rule in RULES for finding in rule.findings(view, target))
-    return Checked(file=str(path), target=target, findings=findings)
+    errors = sum(finding.severity == "error" for finding in findings)
+    return Checked(file=str(path), target=target, errors=errors, warnings=len(findings) - errors, findings=findings)
 
 
 def load(path: Path) -> ir.Model:
