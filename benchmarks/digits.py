@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from erq_export.contract.quantized import quant_linears
 from erq_export.contract.spec import ModelSpec
+from erq_export.data.batches import batches
 from erq_export.data.digits import Digits
-from erq_export.data.images import batches
 from erq_export.models.loading import load
 from erq_export.validate.metrics.accuracy import BATCH
 from erq_export.validate.metrics.distance import relative_l2

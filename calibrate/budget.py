@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from erq_export.contract.memory import require_memory
 from erq_export.contract.sites import submodule
 from erq_export.models.loading import Loaded
 
@@ -25,6 +26,16 @@ class Budget:
     hidden_mib: float
     moments_mib: float
     solver_mib: float
+
+    def check(self) -> None:
+        """MachineError where what comes on top of the loaded model needs more than there is. Of the machine's memory: for
+        a calibration on the CPU."""
+        require_memory(
+            (self.hidden_mib + self.moments_mib + self.solver_mib) * MIB,
+            f"the calibration (hidden state {self.hidden_mib:.0f} MiB, moments of one stage {self.moments_mib:.0f}, solver "
+            f"{self.solver_mib:.0f})",
+            fix="fewer images: --calib N; a smaller model or image; or a machine with more memory",
+        )
 
     def says(self) -> str:
         total = self.model_mib + self.hidden_mib + self.moments_mib + self.solver_mib

@@ -27,6 +27,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is taken from, or left in, the user's store; child processes see it, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ERQ_EXPORT_STORE", str(tmp_path_factory.mktemp("store")))
+        yield
+
+
 @pytest.fixture
 def tiny() -> Loaded:
     """A fresh float model: calibration consumes it."""

@@ -1,1 +1,5 @@
-"""Is it right, is it fast: accuracy, parity, latency, report."""
+"""Is it right, is it fast. Called, it is the API's function of the same name."""
+
+from erq_export.contract.callable import make_callable
+
+make_callable(__name__, "erq_export.flow.api:validate")

@@ -80,6 +80,16 @@ class ErqOptions(FoldOptions, frozen=True, kw_only=True):
         ),
     ] = 1.0
 
+    mipq_limit: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1e9,
+            description="rounding=mipq: the most seconds that all programs together may take, known before they start",
+            extra={"fix": "a positive number of seconds; an hour is 3600"},
+        ),
+    ] = 86400.0
+
     @property
     def deployed_inputs(self) -> bool:
         return self.inputs == "quantized"

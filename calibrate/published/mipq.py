@@ -6,6 +6,7 @@ Everything but the solver is rational: floats are rationals, so two roundings co
 """
 
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -130,13 +131,16 @@ def linearised(program: Program) -> tuple[Any, list[Any]]:
     return model, t
 
 
-def mipq(W: Tensor, grid: Grid, M: Tensor, limit: int, *, columns: int, seconds: float) -> Tensor:
+def mipq(
+    W: Tensor, grid: Grid, M: Tensor, limit: int, *, columns: int, seconds: float, deadline: float | None = None
+) -> Tensor:
     """Start from `flip`, then decide every row's blocks of `columns` columns by the program: rounded W (n, h).
 
     One sweep of block coordinate descent on the exact program: a block sees the row's other columns at their current
     choice. So a row of one block ends at its optimum, a wider row at or below the start, both in exact arithmetic.
     Bounded by n·⌈h/columns⌉ programs of `seconds` each: hours for a model of any size (docs/method.md, "MIPQ": 130 of
-    them). A program that runs out of time depends on the machine's load; the others give the same bits every time.
+    them; `mipq_time` says it before the start). A program that runs out of time depends on the machine's load; the others
+    give the same bits every time. MachineError where `deadline`, in seconds of time.monotonic, passes between two programs.
     """
     down, up, _ = neighbours(W, grid)
     bits: list[Bits] = [tuple(row) for row in (flip(W, grid, M, limit) == up).tolist()]
@@ -147,6 +151,11 @@ def mipq(W: Tensor, grid: Grid, M: Tensor, limit: int, *, columns: int, seconds:
             B = range(first, min(first + columns, W.shape[1]))
             S = row_sums(M, B)
             for i, row in enumerate(rows):
+                if deadline is not None and time.monotonic() > deadline:
+                    raise MachineError(
+                        f"--rounding mipq ran out of time at row {i} of {len(rows)}, column {first} of {W.shape[1]}",
+                        fix="more time, fewer seconds a program, or --rounding flip, which takes seconds in all",
+                    )
                 block = block_program(*row, bits[i], S, B)
                 answer = solve(block, bits[i][B.start : B.stop], solver)
                 bits[i] = (*bits[i][: B.start], *answer.bits, *bits[i][B.stop :])

@@ -1,5 +1,6 @@
 """`erq-export MODEL …`: the main job."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +45,23 @@ def job_of(given: dict[str, Any]) -> Job:
 @grouped
 @options_of(Job, ("published", "device"))
 @store_options
-@click.option("--out", required=True, type=Path, metavar="DIR", help="folder to write; must be new or empty")
+@click.option("--out", required=True, metavar="DIR", help="folder to write; must be new or empty")
 @click.option("--overwrite", is_flag=True, help="replace the run that --out holds, once the new bundle is complete")
-def run(out: Path, overwrite: bool, store: Path | None, no_store: bool, **given: Any) -> None:
+def run(out: str, overwrite: bool, store: Path | None, no_store: bool, **given: Any) -> None:
     """The main job: calibrate MODEL, export it, build its engines, validate all of it.
 
     MODEL is an alias (erq-export models) or any timm name whose blocks are known.
     """
     job = job_of(given)
-    from erq_export.contract.files import OutputFolder
+    from erq_export.contract.output.folder import OutputFolder
     from erq_export.flow import preflight
 
-    preflight.check(job, OutputFolder(out), overwrite=overwrite)
-    from erq_export.flow import run as flow
+    folder = OutputFolder.named(out)
+    preflight.check(job, folder, overwrite=overwrite)
+    from erq_export.flow import api
     from erq_export.flow.terminal import Terminal
 
     terminal = Terminal()
     with opened(store, no_store) as kept:
-        terminal.show(flow.run(job, out, terminal, store=kept, overwrite=overwrite), out)
+        report = api.run(job, out=folder.path, store=kept, ui=terminal, overwrite=overwrite, command=sys.argv[1:])
+        terminal.show(report, folder.path)

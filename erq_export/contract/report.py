@@ -34,16 +34,6 @@ class ImagesUsed(Record, frozen=True, kw_only=True):
     pixels_sha256: Sha256
 
 
-class Machine(Record, frozen=True, kw_only=True):
-    """Where the run was, and the versions of the packages that decide its figures."""
-
-    python: str
-    processor: str
-    threads: Count
-    gpu: tuple[str, ...]
-    packages: dict[str, str]
-
-
 class StageCost(Record, frozen=True, kw_only=True):
     """wall_s seconds; peak_mib resident memory of the whole process while the stage ran, sampled every 50 ms."""
 
@@ -169,7 +159,8 @@ class Report(FileRecord, frozen=True, kw_only=True):
     quantization: Quantization
     targets_asked: tuple[TargetName, ...]
     data: ImagesUsed
-    machine: Machine
+    machine: dict[str, str]
+    versions: dict[str, str]
     stages: tuple[StageCost, ...]
     accuracy: Accuracy | None
     comparison: tuple[ComparisonRow, ...]

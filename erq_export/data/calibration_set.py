@@ -1,6 +1,7 @@
 """The calibration set: which images, as one tensor, and what identifies them."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,8 +9,11 @@ from torch import Tensor
 
 from erq_export.contract.bundle import DataFingerprint
 from erq_export.contract.errors import DataError
+from erq_export.contract.memory import require_memory
 from erq_export.contract.preprocess import Preprocess
-from erq_export.data.images import ImageSource, batches
+from erq_export.data.batches import batches
+from erq_export.data.images import ImageSource
+from erq_export.data.sources import check_enough
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +39,19 @@ class CalibrationSet:
         return DataFingerprint(n_images=len(self.names), names=self.names, pixels_sha256=self.sha256)
 
 
-def check_enough(source: ImageSource, n: int) -> None:
-    """DataError when the source has fewer than n images."""
-    if len(source) < n:
-        raise DataError(
-            f"--calib {n} images were asked for, the data folder has {len(source)}",
-            fix=f"--calib {len(source)}, or a larger folder for --data",
-        )
-
-
 def calibration_set(source: ImageSource, preprocess: Preprocess, *, n: int, seed: int) -> CalibrationSet:
     """n images drawn without replacement by a generator of their own; in drawn order, without labels.
 
-    DataError for too few images, a file that cannot be read, or pixels that are not finite.
+    DataError for too few images, a file that cannot be read, or pixels that are not finite; MachineError where so many
+    images do not fit into memory.
     """
     check_enough(source, n)
+    pixels_bytes = n * math.prod(preprocess.input_size) * torch.float32.itemsize
+    require_memory(
+        2 * pixels_bytes,  # one by one, then side by side
+        f"{n} calibration images of {' × '.join(map(str, preprocess.input_size))} numbers",
+        fix="fewer: --calib N",
+    )
     chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:n].tolist()
     pixels = torch.cat(list(batches(source, preprocess, chosen, size=n)))
     return CalibrationSet(

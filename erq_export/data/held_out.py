@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from erq_export.contract.preprocess import Preprocess
-from erq_export.data.images import ImageSource, batches
+from erq_export.data.batches import batches
+from erq_export.data.images import ImageSource
 
 BATCH = 32
 REMEMBERED = 2**28  # bytes of pixels that are kept decoded: 256 MiB, some 400 images of 224 × 224
@@ -32,7 +33,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Images (n, C, H, W) that are prepared already, without labels; `fingerprint` is the hash of their pixels."""
+    """Images (n, C, H, W) that are prepared already; `fingerprint` is the hash of their pixels."""
 
     tensor: Tensor
     fingerprint: str
@@ -42,8 +43,8 @@ class Prepared:
         return len(self.tensor)
 
     def pixels(self) -> Iterator[Tensor]:
-        """All at once."""
-        yield self.tensor
+        """(≤ 32, C, H, W) at a time, in order."""
+        yield from self.tensor.split(BATCH)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,21 @@
-"""Images as the model wants them: where they lie, how they are read, how they become tensors."""
+"""Where images lie and how they are read. Imports no torch, so that a folder without images is refused at once."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from erq_export.contract.errors import DataError
-from erq_export.contract.preprocess import Preprocess
+from erq_export.contract.inputs import encodable, regular_file, shown
+from erq_export.data.class_map import read_class_map
+from erq_export.data.decoding import decoded
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # modes of 16-bit grey images
 
 
 class ImageSource(Protocol):
@@ -40,21 +41,34 @@ class ImageFolder:
 
     def __init__(self, root: Path, *, labelled: bool = False, class_map: Path | None = None) -> None:
         self.root = root
-        if not root.is_dir():
-            raise DataError(f"there is no folder {root}", fix="name a folder of images")
-        self.files = sorted(p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+        self.files = sorted(image_files(root))
         if not self.files:
-            raise DataError(f"no image below {root}", fix=f"a folder with files ending in {', '.join(EXTENSIONS)}")
+            raise DataError(
+                f"no image below {shown(root)}", fix=f"a folder with files ending in {', '.join(EXTENSIONS)}"
+            )
         self.labels: tuple[int, ...] | None = self._label(class_map) if labelled else None
+
+    @classmethod
+    def of(cls, files: Iterable[Path]) -> "ImageFolder":
+        """These files, in the order given. DataError for one that is not there."""
+        made = cls.__new__(cls)
+        made.files, made.labels = [file.absolute() for file in files], None
+        for file in made.files:
+            if not file.is_file():
+                raise DataError(f"there is no image {file}", fix="name files that are there")
+        made.root = Path(made.files[0].anchor)
+        return made
 
     def _label(self, class_map: Path | None) -> tuple[int, ...]:
         names = [f.relative_to(self.root).parts for f in self.files]
         if flat := [f for f, parts in zip(self.files, names, strict=True) if len(parts) < 2]:
-            raise DataError(f"{flat[0]} lies in no class folder", fix="--val DIR with one folder per class")
+            raise DataError(f"{shown(flat[0])} lies in no class folder", fix="--val DIR with one folder per class")
         classes = sorted({parts[0] for parts in names})
         index = {c: i for i, c in enumerate(classes)} if class_map is None else read_class_map(class_map)
         if missing := [c for c in classes if c not in index]:
-            raise DataError(f"class folder {missing[0]!r} is not in {class_map}", fix="add a line for it")
+            raise DataError(
+                f"class folder {shown(missing[0])!r} is not in {shown(str(class_map))}", fix="add a line for it"
+            )
         return tuple(index[parts[0]] for parts in names)
 
     @cached_property
@@ -62,43 +76,41 @@ class ImageFolder:
         """Names, sizes and times of change of all files: content would mean reading a data set before it is used."""
         seen = hashlib.sha256()
         for i, file in enumerate(self.files):
-            stat = file.stat()
-            seen.update(f"{self.name(i)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+            found = file.stat()
+            seen.update(f"{self.name(i)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
         return seen.hexdigest()
 
     def __len__(self) -> int:
         return len(self.files)
 
     def name(self, i: int) -> str:
-        return self.files[i].relative_to(self.root).as_posix()
+        """The path below the root, with /; what of it is not UTF-8 is written as \\xff."""
+        return encodable(self.files[i].relative_to(self.root).as_posix())
 
     def image(self, i: int) -> Image.Image:
         """The decoded image, RGB. DataError where the file cannot be read."""
-        try:
-            with Image.open(self.files[i]) as opened:
-                # PIL would clip 16 bits to 255, not scale them
-                deep = opened.mode in DEEP
-                image = opened.point(lambda grey: grey * (1 / 257)).convert("L") if deep else opened
-                return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-            raise DataError(f"cannot read the image {self.files[i]}: {e}", fix="repair or remove that file") from e
+        return decoded(self.files[i])
 
 
-def read_class_map(path: Path) -> dict[str, int]:
-    """One class folder a line; its class index is the line number from 0, or a second column."""
+def image_files(root: Path) -> Iterator[Path]:
+    """Every file below a folder whose name ends as an image's does; links to files count, linked folders are not entered.
+
+    DataError for a folder that cannot be listed, and for such a name on a broken link, a pipe, a socket or a device.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"cannot read --class-map {path}: {e}", fix="a text file, one class folder a line") from e
-    index: dict[str, int] = {}
-    for row, line in enumerate(line.split() for line in lines if line.strip()):
-        if len(line) > 2 or (len(line) == 2 and not line[1].isdigit()):
-            raise DataError(f"--class-map {path}: line {row + 1} is {' '.join(line)!r}", fix="FOLDER or FOLDER INDEX")
-        index[line[0]] = int(line[1]) if len(line) == 2 else row
-    return index
+        is_folder = stat.S_ISDIR(root.stat().st_mode)
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) else str(e)
+        raise DataError(f"there is no folder {shown(root)}: {reason}", fix="name a folder of images") from e
+    if not is_folder:
+        raise DataError(f"there is no folder {shown(root)}: it is a file", fix="name a folder of images")
+    for folder, _, files in os.walk(root, onerror=_cannot_list):  # linked folders are listed in the middle, not entered
+        for path in (Path(folder, name) for name in files if Path(name).suffix.lower() in EXTENSIONS):
+            regular_file(path, "image", fix="repair or remove it")
+            yield path
 
 
-def batches(source: ImageSource, preprocess: Preprocess, indices: Sequence[int], size: int) -> Iterator[Tensor]:
-    """The images of `indices` in order, as float32 (≤ size, 3, H, W) at a time."""
-    for start in range(0, len(indices), size):
-        yield torch.stack([preprocess.tensor(source.image(i)) for i in indices[start : start + size]])
+def _cannot_list(error: OSError) -> NoReturn:
+    raise DataError(
+        f"cannot list the folder {shown(str(error.filename))}: {error.strerror}", fix="a folder that can be read whole"
+    ) from error

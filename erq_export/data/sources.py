@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from erq_export.contract.errors import SpecError
+from erq_export.contract.errors import DataError, SpecError
 from erq_export.contract.spec import DataSpec
 from erq_export.data.digits import Digits
 from erq_export.data.images import ImageFolder, ImageSource
@@ -27,3 +27,12 @@ def validation_source(model: str, spec: DataSpec) -> ImageSource | None:
     if spec.class_map is not None:
         raise SpecError("--class-map without --val", fix="--val DIR with one folder per class")
     return Digits("held_out") if model == "demo" else None
+
+
+def check_enough(source: ImageSource, n: int) -> None:
+    """DataError when the source has fewer than n images."""
+    if len(source) < n:
+        raise DataError(
+            f"--calib {n} images were asked for, the data folder has {len(source)}",
+            fix=f"--calib {len(source)}, or a larger folder for --data",
+        )

@@ -13,6 +13,7 @@ from erq_export.contract.targets import deployable
 from erq_export.data.held_out import Images, Prepared
 from erq_export.flow.compare import layer_error, seeds, summary
 from erq_export.flow.job import Job
+from erq_export.flow.parallel import Piece, fill_store
 from erq_export.flow.work import Work
 
 DEFAULT_PAPER = "icml"
@@ -87,6 +88,9 @@ def price(work: Work, images: Images | None) -> tuple[PriceRow, ...]:
     job, rows = work.job, []
     roles = {site.role for stage in work.model.stages for site in stage.sites}
     chosen, n_seeds = steps(job, job.published or DEFAULT_PAPER, has_reduction="reduction" in roles), job.evaluate.seeds
+    fill_store(
+        work, "erq_export.flow.ablation:measure_piece", [(s.spec, "int8", k) for s in chosen for k in seeds(job)]
+    )
     for i, step in enumerate(chosen):
         results = []
         for k, seed in enumerate(seeds(job)):
@@ -104,3 +108,8 @@ def _measured(work: Work, spec: Quantization, seed: int, images: Images | None) 
     if seen.labels is not None:
         found = {"top1": work.reference_decisions(bundle, seen).top1()} | found
     return found | {"layer_error": layer_error(Bundle.load(bundle.folder))}
+
+
+def measure_piece(work: Work, piece: Piece) -> None:
+    """`_measured` in another process, for the sake of the store."""
+    _measured(work, piece.asked, piece.seed, work.held_out)

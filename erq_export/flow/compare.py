@@ -14,6 +14,7 @@ from erq_export.contract.spec import PACKED_BITS, Bits, Pack, Quantization
 from erq_export.contract.targets import deployable, grid_rules
 from erq_export.data.held_out import Images
 from erq_export.flow.job import Job
+from erq_export.flow.parallel import Piece, fill_store
 from erq_export.flow.work import Work
 
 CONTROL = "rtn"
@@ -41,6 +42,8 @@ def compare(work: Work, images: Images) -> tuple[ComparisonRow, ...]:
     """
     job, rows = work.job, []
     chosen, n_seeds = rows_of(job), job.evaluate.seeds
+    wanted = [(quantization(job, row), pack_of(job, row.bits), seed) for row in chosen for seed in seeds(job)]
+    fill_store(work, "erq_export.flow.compare:measure_piece", wanted)
     for i, row in enumerate(chosen):
         asked, results = quantization(job, row), []
         for k, seed in enumerate(seeds(job)):
@@ -84,6 +87,12 @@ def measured(work: Work, asked: Quantization, pack: Pack, seed: int, images: Ima
         "top1_onnx": onnx.top1(),
         "agreement": reference.agreement(onnx),
     } | found
+
+
+def measure_piece(work: Work, piece: Piece) -> None:
+    """`measured` in another process, for the sake of the store."""
+    if work.held_out is not None:
+        measured(work, piece.asked, piece.pack, piece.seed, work.held_out)
 
 
 def layer_error(bundle: Bundle) -> float:

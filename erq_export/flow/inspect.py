@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from erq_export.contract.engine import ENGINE, EngineRecord
-from erq_export.contract.files import OutputFolder
 from erq_export.contract.manifest import MANIFEST, GraphManifest
+from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import read
 from erq_export.contract.report import Report
 

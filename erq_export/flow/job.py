@@ -15,6 +15,7 @@ from erq_export.contract.registry import unknown
 from erq_export.contract.spec import DataSpec, DeploySpec, EvaluateSpec, MethodSpec, ModelSpec, Quantization, check_pack
 from erq_export.contract.targets import deployable
 from erq_export.models.aliases import ALIASES
+from erq_export.models.arguments import checked
 
 SLICES: dict[str, type[Spec]] = {
     "model": ModelSpec,
@@ -115,6 +116,8 @@ def resolve(given: Mapping[str, Any], *, options: Mapping[str, Scalar] | None = 
         chosen |= paper.options
         if "attention" not in asked:
             deploy = structs.replace(deploy, attention=paper.attention)
+    if "model_args" in asked:
+        checked(asked["model_args"], source="--model-arg")
     method = _slice(MethodSpec, {k: v for k, v in asked.items() if k != "options"}, typed)
     known = set(options_of(method.method, {}).__struct_fields__)
     own = options_of(method.method, options or {}, typed=typed)

@@ -12,8 +12,8 @@ from erq_export import __version__
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine import EngineRecord
 from erq_export.contract.errors import AccuracyError, EngineError, ParityError
-from erq_export.contract.files import OutputFolder
 from erq_export.contract.manifest import MANIFEST, GraphManifest
+from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.parity import ParityReport
 from erq_export.contract.records import read
 from erq_export.contract.report import (
@@ -23,7 +23,6 @@ from erq_export.contract.report import (
     ImagesUsed,
     Latency,
     Layer,
-    Machine,
     PriceRow,
     Report,
     StageCost,
@@ -86,7 +85,15 @@ class Measured:
             if drop > allowed
         ]
 
-    def report(self, artifact: Artifact, bundle: Bundle, machine: Machine, stages: Sequence[StageCost]) -> Report:
+    def report(
+        self,
+        artifact: Artifact,
+        bundle: Bundle,
+        stages: Sequence[StageCost],
+        *,
+        machine: dict[str, str],
+        versions: dict[str, str],
+    ) -> Report:
         """The report: what was run, by the bundle that came of it, and what was found."""
         report = Report(
             erq_export=__version__,
@@ -96,6 +103,7 @@ class Measured:
             targets_asked=self.job.deploy.targets,
             data=ImagesUsed(n_images=bundle.data.n_images, pixels_sha256=bundle.data.pixels_sha256),
             machine=machine,
+            versions=versions,
             stages=tuple(stages),
             accuracy=self.accuracy,
             comparison=self.comparison,

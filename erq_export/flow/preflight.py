@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 
 from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.contract.errors import SpecError
-from erq_export.contract.files import OutputFolder
+from erq_export.contract.output.folder import OutputFolder
+from erq_export.contract.records import plain_of
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import TARGETS, deployable, named
+from erq_export.data.sources import calibration_source, check_enough, validation_source
 from erq_export.flow.job import Job
 
 
@@ -15,7 +17,16 @@ def check(job: Job, out: OutputFolder, *, overwrite: bool) -> None:
     """Everything that needs no model and no image. MachineError, OutputError, SpecError."""
     check_machine(job.deploy.targets, job.deploy.capability)
     check_solver(job)
-    out.check(overwrite=overwrite)
+    out.check(overwrite=overwrite, planned=out.planned(deployable(job.deploy.targets)), job=plain_of(job))
+    check_images(job)
+
+
+def check_images(job: Job) -> None:
+    """DataError where --data or --val hold no images, SpecError where none were named. The demo brings its own."""
+    if job.model.name != "demo" or job.data.data is not None:  # scikit-learn takes a second to load
+        check_enough(calibration_source(job.model.name, job.data), job.data.calib)
+    if job.data.val is not None or job.data.class_map is not None:
+        validation_source(job.model.name, job.data)
 
 
 def buildable(deploy: DeploySpec, asked: Sequence[str]) -> tuple[str, ...]:

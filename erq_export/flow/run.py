@@ -3,7 +3,7 @@
 import platform
 import shutil
 from collections.abc import Sequence
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,54 +12,88 @@ from erq_export import __version__
 from erq_export.backends.device import device_named
 from erq_export.backends.machine import processor
 from erq_export.calibrate.budget import budget
+from erq_export.calibrate.methods.erq import ErqOptions
+from erq_export.calibrate.published.mipq_time import mipq_estimate, weight_shapes
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.files import OutputFolder, staged, write_text
-from erq_export.contract.records import encode
-from erq_export.contract.report import Machine, Report
+from erq_export.contract.files import write_bytes, write_text
+from erq_export.contract.output.folder import REPORTS, OutputFolder
+from erq_export.contract.output.writing import Writing
+from erq_export.contract.records import encode, plain_of
+from erq_export.contract.report import Report
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import deployable, named
-from erq_export.data.calibration_set import check_enough
+from erq_export.data.given import Calibration, FromSource
+from erq_export.data.held_out import HeldOut, Images
+from erq_export.data.images import ImageSource
 from erq_export.data.sources import calibration_source, validation_source
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.job import Job, RunRecord, absolute
 from erq_export.flow.measure import Made, measure, raise_gates
-from erq_export.flow.stages import Stages, read_engine
+from erq_export.flow.stages import Stages, read_engine, versions
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
 from erq_export.flow.work import Course, Work
 from erq_export.models.limits import check_attention
-from erq_export.models.loading import load
+from erq_export.models.loading import Loaded, load
 from erq_export.models.rebuild import attention_shapes
 from erq_export.validate.report.chart import draw
 from erq_export.validate.report.markdown import markdown
 
+PACKAGES = ("torch", "timm", "numpy", "numba", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "tensorrt-rtx-cu13")
 
-def run(job: Job, out: Path, ui: Ui, *, store: Store, overwrite: bool = False) -> Report:
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """A Python caller's own model and images, in the place of those that the job names."""
+
+    model: Loaded | None = None
+    calibration: Calibration | None = None
+    held_out: Images | None = None
+
+
+NOTHING_OWN = Own()
+
+
+def run(
+    job: Job,
+    out: Path,
+    ui: Ui,
+    *,
+    store: Store,
+    overwrite: bool = False,
+    own: Own = NOTHING_OWN,
+    command: Sequence[str] = (),
+) -> Report:
     """Calibrate, export, build and validate; returns the report, which also lies in the output folder.
 
     Every ErqError is raised before the work that it would waste, gates after the report is written.
     """
-    folder = OutputFolder(out)
-    folder.check(overwrite=overwrite)
-    work = begin(job, ui, store)
-    ui.note(budget(work.model, job.data.calib, job.options).says())
-    with work.stage("calibrate"):
-        bundle = work.stages.bundle(work.model, work.calibration_images(job.data.seed), job.quantization)
-        with staged(folder.path) as new:
-            copy(bundle, OutputFolder(new).bundle)
-            OutputFolder(new).run.write_bytes(encode(RunRecord(erq_export=__version__, job=absolute(job))))
-    made = make(work.course, work.stages, job.deploy, folder, bundle, deployable(job.deploy.targets))
-    return conclude(work, folder, made)
+    folder, targets = OutputFolder(out), deployable(job.deploy.targets)
+    planned = folder.planned(targets)
+    folder.check(overwrite=overwrite, planned=planned, job=plain_of(job))
+    work = begin(job, ui, store, own)
+    check_cost(work)
+    with folder.begin(overwrite=overwrite, planned=planned, command=command, job=plain_of(job)) as writing:
+        writing.record(versions=version_of_packages(), machine=machine(), **inputs(work))
+        with work.stage("calibrate"):
+            bundle = work.stages.bundle(work.model, work.calibration_images(job.data.seed), job.quantization)
+            place(writing, "bundle", bundle)
+            writing.write("run.json", encode(RunRecord(erq_export=__version__, job=absolute(job))))
+        made = make(work.course, work.stages, job.deploy, writing, bundle, targets)
+        return conclude(work, folder, writing, made)
 
 
-def begin(job: Job, ui: Ui, store: Store) -> Work:
-    """The job's images and model, looked at before anything is computed."""
-    source = calibration_source(job.model.name, job.data)
-    check_enough(source, job.data.calib)
-    val = validation_source(job.model.name, job.data)
+def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN) -> Work:
+    """The job's images and model, looked at before anything is computed; `own` are the caller's in their place."""
+    calibration = own.calibration
+    if calibration is None:
+        calibration = FromSource(calibration_source(job.model.name, job.data))
+    if isinstance(calibration, FromSource):
+        calibration.check(job.data.calib)
+    val = None if own.held_out is not None else validation_source(job.model.name, job.data)
     device, course = device_named(job.device), Course(ui)
     with course.stage("load"):
-        model = load(job.model, seed=job.data.seed)
+        model = own.model or load(job.model, seed=job.data.seed)
         if job.deploy.precision != "fp16":
             check_attention(model.family.attention(model.model), job.deploy.targets, job.deploy.precision)
         work = Work(
@@ -67,15 +101,36 @@ def begin(job: Job, ui: Ui, store: Store) -> Work:
             course=course,
             stages=Stages(store=store, ui=ui, device=device),
             model=model,
-            source=source,
-            val=val,
+            calibration=calibration,
+            held_out=own.held_out or held_out(job, model, val),
+            portable=own is NOTHING_OWN,
         )
         work.calibration_images(job.data.seed)
     return work
 
 
+def check_cost(work: Work) -> None:
+    """Say what the calibration will take. MachineError where the memory is not there, SpecError where mipq takes too long."""
+    options, held = work.job.options, budget(work.model, work.job.data.calib, work.job.options)
+    work.ui.note(held.says())
+    if work.stages.device.type == "cpu":
+        held.check()
+    if isinstance(options, ErqOptions) and options.rounding == "mipq":
+        shapes = weight_shapes(work.model)
+        estimate = mipq_estimate(shapes, columns=options.mipq_columns, seconds=options.mipq_seconds)
+        work.ui.note(estimate.says())
+        estimate.check(options.mipq_limit, option="-O mipq_limit")
+
+
+def held_out(job: Job, model: Loaded, val: ImageSource | None) -> Images | None:
+    """What accuracy is measured on, where there are labelled images."""
+    if val is None:
+        return None
+    return HeldOut(source=val, preprocess=model.identity.preprocess, limit=job.data.val_images or None)
+
+
 def make(
-    course: Course, stages: Stages, deploy: DeploySpec, folder: OutputFolder, bundle: Artifact, targets: Sequence[str]
+    course: Course, stages: Stages, deploy: DeploySpec, writing: Writing, bundle: Artifact, targets: Sequence[str]
 ) -> Made:
     """Graphs and engines for these targets, in the store and in the run's folder."""
     graphs, engines = {}, {}
@@ -84,12 +139,12 @@ def make(
             for i, name in enumerate(targets):
                 course.ui.progress(f"export {name}", i, len(targets))
                 graphs[name] = stages.graph(bundle, name, deploy.pack)
-                copy(graphs[name], folder.target(name))
+                place(writing, name, graphs[name])
     for target in (named(name) for name in targets if named(name).package is not None):
         with course.stage(f"build {target.name}"):
             graph = graphs[target.name]
             engines[target.name] = stages.engine(graph, target, capability=deploy.capability, batch=deploy.batch)
-            copy(engines[target.name], folder.engine(target.name))
+            place(writing, f"{target.name}/engine", engines[target.name])
     return Made(bundle=bundle, graphs=graphs, engines=engines)
 
 
@@ -103,7 +158,8 @@ def build(job: Job, out: Path, ui: Ui, *, store: Store, targets: Sequence[str]) 
     if bundle.operands:
         check_attention(attention_shapes(bundle), targets)
     stages = Stages(store=store, ui=ui, device=device_named(job.device))
-    made = make(Course(ui), stages, job.deploy, folder, Artifact.at(folder.bundle), targets)
+    with folder.resume(planned=folder.planned_for(targets)) as writing:
+        made = make(Course(ui), stages, job.deploy, writing, Artifact.at(folder.bundle), targets)
     raise_gates(folder.path, engine_problems=[p for e in made.engines.values() for p in read_engine(e).problems])
 
 
@@ -117,17 +173,24 @@ def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> Report:
         graphs={name: Artifact.at(folder.target(name)) for name in targets},
         engines={name: Artifact.at(folder.engine(name)) for name in targets if folder.has_engine(name)},
     )
-    return conclude(begin(job, ui, store), folder, made)
+    with folder.resume(planned=REPORTS) as writing:
+        return conclude(begin(job, ui, store), folder, writing, made)
 
 
-def conclude(work: Work, folder: OutputFolder, made: Made) -> Report:
+def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made) -> Report:
     """Measure, write report.json and report.md, then let the gates speak."""
     measured = measure(work, folder.path, made)
-    bundle = Bundle.load(made.bundle.folder)
-    report = measured.report(made.bundle, bundle, machine(), work.course.meter.stages)
-    write_text(folder.report, encode(report).decode())
-    write_text(folder.report.with_suffix(".md"), markdown(report))
-    draw(report, folder.report.with_suffix(".svg"))
+    bundle, costs = Bundle.load(made.bundle.folder), work.course.meter.stages
+    report = measured.report(made.bundle, bundle, costs, machine=machine(), versions=version_of_packages())
+
+    def fill(staging: Path) -> None:
+        written = OutputFolder(staging).report
+        write_bytes(written, encode(report))
+        write_text(written.with_suffix(".md"), markdown(report))
+        draw(report, written.with_suffix(".svg"))
+
+    writing.place("", fill)
+    writing.record(complete=True, timings=work.course.meter.stages)
     raise_gates(
         folder.path,
         engine_problems=measured.engine_problems(),
@@ -137,24 +200,37 @@ def conclude(work: Work, folder: OutputFolder, made: Made) -> Report:
     return report
 
 
-def machine() -> Machine:
-    """Where this process runs, and with which packages."""
-    packages = ("torch", "timm", "onnx", "onnxruntime-gpu")
-    return Machine(
-        python=platform.python_version(),
-        processor=processor(),
-        threads=torch.get_num_threads(),
-        gpu=tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
-        packages={name: version(name) for name in packages},
-    )
+def inputs(work: Work) -> dict[str, dict[str, str]]:
+    """What goes in, as the manifest has it: hashes of the weights and of the images."""
+    images = {"calibration": work.calibration_images(work.job.data.seed).sha256}
+    if work.held_out is not None:
+        images["held out"] = work.held_out.fingerprint
+    return {"weights": {work.model.identity.timm_name: work.model.fingerprint}, "images": images}
 
 
-def copy(artifact: Artifact, folder: Path) -> None:
-    """The artifact's files, in a folder of the run: whole or not there; sub-folders that others put there stay."""
-    with staged(folder) as new:
+def version_of_packages() -> dict[str, str]:
+    """The packages that a run's bytes may depend on."""
+    return versions(*PACKAGES)
+
+
+def machine() -> dict[str, str]:
+    """Where it ran."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "processor": processor(),
+        "threads": str(torch.get_num_threads()),
+        "gpu": ", ".join(gpus) or "none",
+    }
+
+
+def place(writing: Writing, name: str, artifact: Artifact) -> None:
+    """The artifact's files as OUT/`name`, and its hash in the manifest."""
+
+    def fill(folder: Path) -> None:
         for path in artifact.folder.iterdir():
-            shutil.copyfile(path, new / path.name)
-        if folder.is_dir():
-            for inner in folder.iterdir():
-                if inner.is_dir():
-                    shutil.copytree(inner, new / inner.name)
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+
+    writing.place(name, fill)
+    writing.record(artifacts={**writing.manifest.artifacts, name: artifact.content})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, cast
 
+import onnx_ir as ir
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,7 +24,14 @@ from erq_export.contract.spec import Pack, Quantization
 from erq_export.contract.targets import Target, named
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.data.held_out import Images
-from erq_export.exporters.onnx.write import Traced, float_graph, lowered, save
+from erq_export.exporters.onnx.write import (
+    float_graph,
+    lowered,
+    marker_graph,
+    rebound,
+    save,
+    save_markers,
+)
 from erq_export.exporters.tensorrt.build import build as build_engine
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.store.entry import Work
@@ -41,6 +49,7 @@ from erq_export.validate.runners import Runner, TorchRunner
 CODE: dict[str, tuple[str, ...]] = {
     "bundle": ("calibrate", "contract", "data", "models", "flow.stages"),
     "graph": ("contract", "exporters.onnx", "models", "flow.stages"),
+    "trace": ("contract", "exporters.onnx", "models", "flow.stages"),
     "engine": ("backends", "contract", "exporters.tensorrt", "flow.stages"),
     "parity": ("backends", "contract", "models", "validate", "flow.stages"),
     "decisions": ("backends", "contract", "data", "models", "validate", "flow.stages"),
@@ -60,12 +69,12 @@ class LogitsError(FileRecord, frozen=True, kw_only=True):
 
 @dataclass
 class Stages:
-    """The stages over one store. `device`: where models run; `traced`: one trace serves all bundles of an architecture."""
+    """The stages over one store. `device`: where models run."""
 
     store: Store
     ui: Ui
     device: torch.device
-    traced: Traced = field(default_factory=Traced)
+    _traces: dict[str, ir.Model] = field(default_factory=dict, repr=False)  # by folder, read once
 
     def bundle(self, model: Loaded, images: CalibrationSet, asked: Quantization) -> Artifact:
         """Calibrate; a run that was stopped goes on behind the last finished block. `model` stays as it is."""
@@ -88,17 +97,31 @@ class Stages:
         )
 
     def graph(self, bundle: Artifact, target: str, pack: Pack) -> Artifact:
-        """Trace (or take another bundle's trace), lower for the target: model.onnx and manifest.json."""
+        """Lower the trace for the target: model.onnx and manifest.json."""
 
         def make(work: Work) -> None:
             found = Bundle.load(bundle.folder)
-            markers, made_of = self.traced.markers(found), origin(found, bundle.content)
-            graph, manifest = lowered(markers, named(target), made_of, pack=pack)
+            made_of = origin(found, bundle.content)
+            graph, manifest = lowered(self.markers(found), named(target), made_of, pack=pack)
             save(graph, work.folder / "model.onnx")
             (work.folder / MANIFEST).write_bytes(encode(manifest))
 
         inputs = {"bundle": bundle.content, **versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")}
         return self._kept("graph", inputs, {"target": target, "pack": pack}, make, f"graph for {target}")
+
+    def markers(self, bundle: Bundle) -> ir.Model:
+        """The bundle's marker graph. Bundles of one architecture differ in values alone: the first one's trace serves all."""
+
+        def make(work: Work) -> None:
+            save_markers(marker_graph(bundle), work.folder / "markers.onnx")
+
+        parts = {"layers": list(bundle.layers), "operands": list(bundle.operands)}
+        model = {"timm_name": bundle.identity.timm_name, "model_args": plain_of(bundle.identity)["model_args"]}
+        inputs = versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")
+        trace = self._kept("trace", inputs, parts | model, make, f"trace of {bundle.identity.timm_name}")
+        if str(trace.folder) not in self._traces:
+            self._traces[str(trace.folder)] = ir.load(trace.folder / "markers.onnx")
+        return rebound(self._traces[str(trace.folder)], bundle) or marker_graph(bundle)
 
     def float_graph(self, model: Loaded) -> Artifact:
         """The float model's graph, for baselines."""

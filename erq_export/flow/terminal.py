@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from erq_export.contract.files import OutputFolder
+from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.report import Report
 from erq_export.validate.report import tables
 

@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import torch
 
 from erq_export.contract.bundle import Bundle
-from erq_export.data.calibration_set import CalibrationSet, calibration_set
-from erq_export.data.held_out import HeldOut, Images
-from erq_export.data.images import ImageSource
+from erq_export.data.calibration_set import CalibrationSet
+from erq_export.data.given import Calibration
+from erq_export.data.held_out import Images
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.job import Job
 from erq_export.flow.meter import Meter
@@ -40,23 +39,17 @@ class Course:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """`model` is the float model, never changed; `source` holds the images to calibrate from, `val` labelled ones."""
+    """`model` is the float model, never changed; `calibration` gives images to calibrate on, accuracy is measured on
+    `held_out`, where there are such images."""
 
     job: Job
     stages: Stages
     model: Loaded
-    source: ImageSource
-    val: ImageSource | None
+    calibration: Calibration
+    held_out: Images | None
     course: Course
+    portable: bool = True  # another process can read the same model and images
     _sets: dict[int, CalibrationSet] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def held_out(self) -> HeldOut | None:
-        """What accuracy is measured on."""
-        if self.val is None:
-            return None
-        preprocess = self.model.identity.preprocess
-        return HeldOut(source=self.val, preprocess=preprocess, limit=self.job.data.val_images or None)
 
     @property
     def quiet(self) -> "Work":
@@ -76,7 +69,7 @@ class Work:
         """The job's number of images, drawn with a seed; decoded once."""
         if seed not in self._sets:
             preprocess = self.model.identity.preprocess
-            self._sets[seed] = calibration_set(self.source, preprocess, n=self.job.data.calib, seed=seed)
+            self._sets[seed] = self.calibration.draw(preprocess, n=self.job.data.calib, seed=seed)
         return self._sets[seed]
 
     def float_decisions(self, images: Images) -> Decisions:

@@ -1,35 +1,28 @@
 """Checkpoints of elsewhere: read without executing anything, put under the model's own names, loaded strictly."""
 
-import hashlib
 import sys
 from pathlib import Path
 
 import torch
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from erq_export.contract.errors import DataError
+from erq_export.contract.files import file_sha256
+from erq_export.contract.inputs import shown
 from erq_export.models.guesses import fitting_args
+from erq_export.models.state_files import read_state
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_checkpoint(model: nn.Module, path: Path) -> str:
     """Load safetensors or a .pt state dict (read with weights_only) strictly; returns the file's sha256.
 
     Names of the original repositories and of older timm versions are translated (see `renamed`).
-    DataError with the first differences, and with the --model-arg that would mend them where it is known.
+    DataError for a file that is no state dict, or with the first differences to the model's, and with the --model-arg that
+    would mend them where it is known.
     """
-    if not path.is_file():
-        raise DataError(
-            f"there is no checkpoint {path}", fix="--checkpoint FILE (.safetensors, or .pt of a state dict)"
-        )
-    try:
-        state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
-    except Exception as e:
-        reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
-        raise DataError(
-            f"cannot read the checkpoint {path}: {reason}",
-            fix="a safetensors file, or a .pt that holds only tensors (torch.save(model.state_dict(), FILE))",
-        ) from e
+    state = read_state(path)
     want = model.state_dict()
     state = renamed(state, model)
     wrong = [
@@ -38,15 +31,20 @@ def read_checkpoint(model: nn.Module, path: Path) -> str:
         if k in state and state[k].shape != want[k].shape
     ]
     wrong += [f"{k}: missing in the file" for k in want if k not in state]
-    wrong += [f"{k}: not in the model" for k in state if k not in want]
+    wrong += [f"{shown(k)}: not in the model" for k in state if k not in want]
+    wrong += [
+        f"{k}: {state[k].dtype} in the file, {want[k].dtype} in the model"
+        for k in want
+        if k in state and not _same_kind(state[k], want[k])
+    ]
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise DataError(
-            f"the checkpoint {path} does not fit the model: {'; '.join(wrong[:3])}{more}",
+            f"the checkpoint {shown(path)} does not fit the model: {'; '.join(wrong[:3])}{more}",
             fix=fitting_args(state, want),
         )
     model.load_state_dict(state)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)
 
 
 def renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -66,6 +64,11 @@ def renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     own = {tensor.untyped_storage().data_ptr() for tensor in state.values()}
     read = all(tensor.untyped_storage().data_ptr() in own for tensor in found.values())
     return found if read and set(found) == names else state
+
+
+def _same_kind(found: Tensor, wanted: Tensor) -> bool:
+    """May the numbers be taken over? Floating point of any common width for floating point, the same integers for integers."""
+    return found.dtype in FLOATS if wanted.is_floating_point() else found.dtype == wanted.dtype
 
 
 def _shape(tensor: Tensor) -> str:

@@ -111,7 +111,7 @@ def patch_tokens(path: str, embed: nn.Module, *, family: str) -> PatchTokens:
     if embed.dynamic_img_pad or any(s % p for s, p in zip(size, patch, strict=True)):
         raise SpecError(
             f"the input of {size[0]} × {size[1]} pixels is no whole number of {patch[0]} × {patch[1]} patches",
-            fix=f"--model-arg img_size={size[0] // patch[0] * patch[0]}",
+            fix=f"--model-arg img_size={max(1, size[0] // patch[0]) * patch[0]}",
         )
     norm = embed.norm if isinstance(embed.norm, nn.Module) else nn.Identity()
     return PatchTokens(conv, norm, flatten=flatten)

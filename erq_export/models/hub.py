@@ -11,12 +11,17 @@ from huggingface_hub import constants, try_to_load_from_cache
 from torch import nn
 
 from erq_export.contract.errors import MachineError
+from erq_export.models.arguments import checked
+from erq_export.models.names import check_name
 
 HUB_TIMEOUT_S = 3.0
 
 
 def pretrained(timm_name: str, args: dict[str, Any]) -> nn.Module:
-    """The model with timm's pretrained weights, from its cache or the hub. MachineError where neither has them."""
+    """The model with timm's pretrained weights, from its cache or the hub. MachineError where neither has them, SpecError
+    for a name or an argument that must not reach timm."""
+    check_name(timm_name)
+    args = checked(args)
     fix = (
         "give your own weights with --checkpoint FILE; or fill timm's cache where there is a network "
         f"(python -c \"import timm; timm.create_model('{timm_name}', pretrained=True)\") and copy it here "

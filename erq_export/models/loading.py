@@ -15,11 +15,13 @@ from erq_export.contract.preprocess import Preprocess
 from erq_export.contract.records import encode
 from erq_export.contract.sites import Stage
 from erq_export.contract.spec import ModelSpec
+from erq_export.models.arguments import given
 from erq_export.models.checkpoints import read_checkpoint, refuse_non_finite
 from erq_export.models.demo import DEMO_MODEL_ARGS, DEMO_PREPROCESS, DEMO_WEIGHTS
 from erq_export.models.family import Family, family_of
 from erq_export.models.hub import pretrained
 from erq_export.models.names import alias_of, architecture
+from erq_export.models.sizes import check_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +49,12 @@ class Loaded:
 def load(spec: ModelSpec, *, seed: int) -> Loaded:
     """Build the model, put the weights in, check them, prepare it.
 
-    Raises SpecError (unknown name, argument, family), DataError (checkpoint), MachineError (no weights to be had).
+    Raises SpecError (unknown name, argument, family), DataError (checkpoint), MachineError (no weights to be had, not
+    enough memory).
     """
     alias = alias_of(spec.name)
     args = (DEMO_MODEL_ARGS if spec.name == "demo" else {}) | spec.model_args
+    check_size(alias.timm_name, args)
     source: Weights
     if spec.checkpoint is not None:
         model, source = architecture(alias.timm_name, args), "checkpoint"
@@ -68,7 +72,7 @@ def load(spec: ModelSpec, *, seed: int) -> Loaded:
     input_size = family.input_size(model)
     if spec.preprocess.get("input_size", input_size) != input_size:
         raise SpecError(
-            f"--preprocess input_size={spec.preprocess['input_size']}, but the model takes {input_size}",
+            f"--preprocess input_size={given(spec.preprocess['input_size'])}, but the model takes {input_size}",
             fix="--model-arg img_size=N changes the model's input",
         )
     base = DEMO_PREPROCESS if spec.name == "demo" else alias.preprocess

@@ -10,6 +10,9 @@ from erq_export.contract.sites import AttentionShape
 from erq_export.models import FAMILIES
 from erq_export.models.family import Family
 from erq_export.models.names import architecture
+from erq_export.models.sizes import check_size
+
+SOURCE = "the bundle's model_args"  # where a file's arguments come from, in messages
 
 
 def reference_model(bundle: Bundle) -> nn.Module:
@@ -43,4 +46,6 @@ def _family(bundle: Bundle) -> Family:
 
 
 def _prepared(bundle: Bundle) -> nn.Module:
-    return _family(bundle).prepare(architecture(bundle.identity.timm_name, bundle.identity.model_args))
+    name, args = bundle.identity.timm_name, bundle.identity.model_args
+    check_size(name, args, source=SOURCE)
+    return _family(bundle).prepare(architecture(name, args, source=SOURCE))

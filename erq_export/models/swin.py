@@ -65,7 +65,9 @@ class SwinFamily:
 
     def prepare(self, model: nn.Module) -> nn.Module:
         swin: Any = model
-        if swin.dynamic_img_size:
+        if getattr(
+            swin, "dynamic_img_size", not swin.patch_embed.strict_img_size
+        ):  # timm before 1.0.31 has no such field
             raise not_understood("patch_embed", swin.patch_embed, family=f"{NAME} (with dynamic_img_size)")
         swin.patch_embed = patch_tokens("patch_embed", swin.patch_embed, family=NAME)
         for i, layer in enumerate(swin.layers):

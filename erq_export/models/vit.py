@@ -95,7 +95,7 @@ class VitFamily:
         for part in ("attn.norm", "mlp.norm"):
             if not isinstance(block.get_submodule(part), nn.Identity):
                 raise not_understood(f"{path}.{part}", block.get_submodule(part), family=NAME)
-        gate = cast(nn.Module | None, block.attn.gate)
+        gate = cast(nn.Module | None, getattr(block.attn, "gate", None))  # since timm 1.0.28
         if gate is not None:
             raise not_understood(f"{path}.attn.gate", gate, family=NAME)
 

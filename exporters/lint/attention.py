@@ -30,13 +30,11 @@ def quantized_product_output(view: View) -> Iterator[Hit]:
     """RTX 1.7.1: on the logits of integer attention it loses the fused kernel (33 kernels instead of 19 for two blocks);
     elsewhere the kernels stay and the error grows. ONNX Runtime's quantizer writes one on every product. q, k, v and
     attention's own output are meant to be quantized."""
-    logits = {id(a.qk) for a in attentions(view) if a.integer}
-    meant = {id(quantizer) for a in attentions(view) for quantizer in a.quantizers}
+    every = tuple(attentions(view))
+    logits = {id(a.qk) for a in every if a.integer}
+    meant = {id(quantizer) for a in every for quantizer in a.quantizers}
     meant |= {
-        id(quantize_of(site.dequantize))
-        for a in attentions(view)
-        for site in (a.q, a.k, a.v)
-        if site.dequantize is not None
+        id(quantize_of(site.dequantize)) for a in every for site in (a.q, a.k, a.v) if site.dequantize is not None
     }
     for product in view.products:
         for use in product.node.outputs[0].uses():

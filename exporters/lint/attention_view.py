@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from .view import AFFINE, DQ, LAYOUT, MOVEMENT, Operand, Q, View, ahead, back, dims, is_constant, operand
+from .view import AFFINE, DQ, FARTHEST, LAYOUT, MOVEMENT, Operand, Q, View, ahead, back, dims, is_constant, operand
 
 _CUTS = frozenset({"Split", "Slice", "Gather"})
 _LOGITS = MOVEMENT | AFFINE | {Q, DQ, "Where"}
@@ -68,8 +68,9 @@ def attentions(view: View) -> Iterator[Attention]:
 
 def _logits(value: ir.Value | None) -> ir.Node | None:
     """The product of two computed operands behind a softmax: biases, masks and scales on the way are passed."""
-    waiting, seen = [value], set()
-    while waiting:
+    waiting = [value]
+    seen: set[ir.Node] = set()
+    while waiting and len(seen) <= FARTHEST:
         value = waiting.pop()
         node = value.producer() if value is not None else None
         if node is None or node in seen:

@@ -55,10 +55,10 @@ def nonzero_zero_point(view: View) -> Iterator[Hit]:
     for node in view.quantizers:
         zero = array(given(node, 2))
         if zero is not None and zero.any():
-            largest = int(zero.flat[abs(zero).argmax()])
+            largest = zero.flat[abs(zero).argmax()]
             yield Hit(
                 node=node,
-                reason=f"zero point {largest}: the parser accepts 0 alone",
+                reason=f"zero point {largest:.15g}: the parser accepts 0 alone",
                 fix="symmetric quantization; below 8 bits, shift the grid: codes minus the zero point fit int8",
             )
 

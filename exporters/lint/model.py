@@ -1,10 +1,12 @@
 """Rules on the model as a whole: opset and batch."""
 
+import math
 from collections.abc import Iterator
 
 import onnx_ir as ir
 
 from .rule import ANY, Hit, rule
+from .shown import shown
 from .view import HALF, View, array, code_type, dims, given, integer, per_channel
 
 _SMALL = (ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT16, ir.DataType.UINT16)
@@ -39,7 +41,7 @@ def fixed_batch(view: View) -> Iterator[Hit]:
         if not value.is_initializer() and shape and len(shape) > 1 and shape[0] is not None:
             yield Hit(
                 node=None,
-                reason=f"input {value.name} {shape} takes batches of {shape[0]} alone",
+                reason=f"input {shown(value.name)} {shape} takes batches of {shape[0]} alone",
                 fix="export with a dynamic first dimension",
             )
 
@@ -52,10 +54,10 @@ def batch_in_reshape(view: View) -> Iterator[Hit]:
         return
     for node in _behind(inputs):
         shape = array(given(node, 1)) if node.op_type == "Reshape" else None
-        if shape is not None and shape.size > 1 and (shape > 0).all():
+        if shape is not None and shape.ndim == 1 and shape.size > 1 and ((shape > 0) & (shape < math.inf)).all():
             yield Hit(
                 node=node,
-                reason=f"its shape is {tuple(int(n) for n in shape)} whatever the batch",
+                reason=f"its shape is {shown(tuple(int(n) for n in shape))} whatever the batch",
                 fix="-1 or 0 in the place of the batch",
             )
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from .rule import ANY, NVIDIA, Hit, rule
+from .shown import shown
 from .view import (
     DQ,
     LAYOUT,
@@ -40,7 +41,7 @@ def float_weight(view: View) -> Iterator[Hit]:
             shape = dims(source)
             yield Hit(
                 node=node,
-                reason=f"{source.name} {shape or ''} is stored in floating point and quantized at load",
+                reason=f"{shown(source.name)} {shape or ''} is stored in floating point and quantized at load",
                 fix="store its integers and keep DequantizeLinear alone",
             )
 
@@ -105,7 +106,7 @@ def float_bias(view: View) -> Iterator[Hit]:
         if bias is not None and not (maker is not None and maker.op_type == DQ):
             yield Hit(
                 node=node,
-                reason=f"its bias {bias.name} is floating point: it stays a float Gemm",
+                reason=f"its bias {shown(bias.name)} is floating point: it stays a float Gemm",
                 fix="give the product a third axis (Unsqueeze before, Squeeze behind), or an int32 bias",
             )
 

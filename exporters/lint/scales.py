@@ -7,6 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .rule import ANY, NVIDIA, Hit, rule
+from .shown import shown
 from .view import DQ, HALF, Q, View, array, dims, given, integer, is_constant, per_channel
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -35,7 +36,7 @@ def dynamic_scale(view: View) -> Iterator[Hit]:
         if scale is not None and not is_constant(scale):
             yield Hit(
                 node=node,
-                reason=f"its scale {scale.name} is computed: refused, or multiplied in floating point",
+                reason=f"its scale {shown(scale.name)} is computed: refused, or multiplied in floating point",
                 fix="static quantization: calibrate once and store the scale as an initializer",
             )
 
@@ -82,8 +83,11 @@ def pair_disagrees(view: View) -> Iterator[Hit]:
         (s, t), (z, u) = ((array(given(q, i)), array(given(dq, i))) for i in (1, 2))
         fix = "the same constants for both (a scale that float32 and float16 both hold exactly)"
         if s is not None and t is not None and (s.size != t.size or not np.array_equal(s.ravel(), t.ravel())):
-            ratio = t.flat[0] / s.flat[0]
-            yield Hit(node=dq, reason=f"its scale is {ratio:.7g} times that of the quantizer before it", fix=fix)
+            if s.size and t.size and s.flat[0]:
+                reason = f"its scale is {t.flat[0] / s.flat[0]:.7g} times that of the quantizer before it"
+            else:
+                reason = "its scale is not that of the quantizer before it"
+            yield Hit(node=dq, reason=reason, fix=fix)
         elif _differ(z, u):
             yield Hit(node=dq, reason="its zero point is not that of the quantizer before it", fix=fix)
         elif per_channel(q) and per_channel(dq) and integer(q, "axis", 1) != integer(dq, "axis", 1):
@@ -144,6 +148,7 @@ def subnormal_scale(view: View) -> Iterator[Hit]:
             or scales.dtype != HALF
             or values is None
             or other is None
+            or not (values.size and other.size)
             or not per_channel(weight.dequantize)
         ):
             continue
@@ -164,7 +169,7 @@ def weight_axis(view: View) -> Iterator[Hit]:
         weight = product.weight
         if weight is None or (node := weight.dequantize) is None or not per_channel(node):
             continue
-        if integer(node, "block_size", 0) or (shape := dims(node.inputs[0])) is None:
+        if integer(node, "block_size", 0) or len(shape := dims(node.inputs[0]) or ()) < 2:
             continue
         direct = product.node.inputs[1 if weight is product.b else 0]
         used = direct.producer() if direct is not None else None

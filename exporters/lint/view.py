@@ -5,12 +5,15 @@ they come from.
 """
 
 import functools
+import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from .shown import shown
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
@@ -19,11 +22,14 @@ MOVEMENT = LAYOUT | {"Slice", "Squeeze", "Unsqueeze", "Gather", "Split", "Expand
 SCALING = frozenset({"Mul", "Div", "Clip", "Cast"})  # with a constant partner; behind an Add the codes are gone
 AFFINE = SCALING | {"Add", "Sub"}
 HALF = ir.DataType.FLOAT16
+FARTHEST = 256  # nodes that are read through from one place; more than a handful is seen in damaged graphs alone
 
 
 def named(node: ir.Node | None) -> str:
-    """The node's name, its operator and output where it has none, "graph" for the graph itself."""
-    return "graph" if node is None else node.name or f"{node.op_type} -> {node.outputs[0].name}"
+    """The node's name, its operator and outputs where it has none, "graph" for the graph itself."""
+    if node is None:
+        return "graph"
+    return shown(node.name or f"{node.op_type} -> {', '.join(str(v.name) for v in node.outputs[:1])}")
 
 
 def given(node: ir.Node, index: int) -> ir.Value | None:
@@ -80,6 +86,8 @@ def back(value: ir.Value | None, through: Collection[str]) -> tuple[ir.Value | N
     """(the value that `value` comes from, the nodes of `through` between them); every node with one computed input."""
     passed: list[ir.Node] = []
     while value is not None and (node := value.producer()) is not None and node.op_type in through:
+        if len(passed) == FARTHEST:
+            break
         source = node.inputs[0] if node.op_type in MOVEMENT else computed(node)
         if source is None:
             break
@@ -90,16 +98,17 @@ def back(value: ir.Value | None, through: Collection[str]) -> tuple[ir.Value | N
 
 def ahead(value: ir.Value, through: Collection[str]) -> Iterator[ir.Node]:
     """The nodes that read `value`, with those of `through` read through."""
-    waiting, seen = [value], set()
+    waiting, seen, passed = [value], set(), 0
     while waiting:
         for use in waiting.pop().uses():
             if use.node in seen:
                 continue
             seen.add(use.node)
-            if use.node.op_type in through:
-                waiting.extend(use.node.outputs)
-            else:
+            if use.node.op_type not in through:
                 yield use.node
+            elif passed < FARTHEST:
+                passed += 1
+                waiting.extend(use.node.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +177,10 @@ class Product:
         return None if shape is None else len(shape)
 
 
+def _place(numbered: tuple[int, ir.Node]) -> int:
+    return numbered[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
     """The model, its nodes with those of subgraphs, and what is found in it once."""
@@ -178,8 +191,18 @@ class View:
     def nodes(self) -> tuple[ir.Node, ...]:
         return tuple(ir.traversal.RecursiveGraphIterator(self.model.graph))
 
+    @functools.cached_property
+    def _by_type(self) -> dict[str, list[tuple[int, ir.Node]]]:
+        """Nodes of one operator with their places in `nodes`."""
+        found: dict[str, list[tuple[int, ir.Node]]] = {}
+        for i, node in enumerate(self.nodes):
+            found.setdefault(node.op_type, []).append((i, node))
+        return found
+
     def of_type(self, *operators: str) -> Iterator[ir.Node]:
-        return (node for node in self.nodes if node.op_type in operators)
+        """In the order of the graph."""
+        parts = [self._by_type[name] for name in operators if name in self._by_type]
+        return (node for _, node in (parts[0] if len(parts) == 1 else sorted(itertools.chain(*parts), key=_place)))
 
     @functools.cached_property
     def quantizers(self) -> tuple[ir.Node, ...]:

@@ -1,7 +1,6 @@
 """From a bundle to ONNX files: one trace, one lowering per target, checked, saved with a manifest of what it claims."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -71,17 +70,9 @@ def _bound(part: QuantizedLayer | QuantizedOperand) -> tuple[dict[str, Tensor], 
     return tensors, {"qmin": int(grid.qmin), "qmax": int(grid.qmax)} | bits
 
 
-@dataclass
-class Traced:
-    """Bundles of one architecture differ in values alone: the first one's trace serves them all."""
-
-    first: ir.Model | None = None
-
-    def markers(self, bundle: Bundle) -> ir.Model:
-        again = None if self.first is None else rebound(self.first, bundle)
-        if again is None:
-            again = self.first = marker_graph(bundle)
-        return again
+def save_markers(model: ir.Model, path: Path) -> None:
+    """Write a marker graph, tensors beside the file: it is read back by `ir.load`, no other tool knows its operators."""
+    ir.save(model, path, external_data=f"{path.name}.data")
 
 
 def lowered(

@@ -1,9 +1,11 @@
 """What a calibration says that it will hold, against what it holds."""
 
+import pytest
 from tiny_vit import N_IMAGES, tiny_vit
 
 from erq_export.calibrate.budget import F32, F64, MIB, budget
 from erq_export.calibrate.methods.method import options_of
+from erq_export.contract.errors import MachineError
 
 
 def test_the_parts_are_counted() -> None:
@@ -28,3 +30,15 @@ def test_every_further_state_is_as_large_as_the_float_one() -> None:
         for options in ({}, {"inputs": "quantized"}, {"inputs": "quantized", "input_ranges": "quantized"})
     )
     assert (two, three) == (2 * one, 3 * one)
+
+
+def test_a_calibration_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From both sides; the model is loaded already and does not count again."""
+    found = budget(tiny_vit(), N_IMAGES, options_of("erq", {}))
+    needed = (found.hidden_mib + found.moments_mib + found.solver_mib) * MIB
+    monkeypatch.setattr("erq_export.contract.memory.available_memory", lambda: needed)
+    found.check()
+    monkeypatch.setattr("erq_export.contract.memory.available_memory", lambda: needed - 1)
+    with pytest.raises(MachineError, match="bytes are free") as caught:
+        found.check()
+    assert "--calib N" in caught.value.fix

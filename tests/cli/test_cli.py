@@ -15,6 +15,7 @@ from tiny_vit import TINY, TINY_ARGS
 
 from erq_export.cli.models import described
 from erq_export.cli.run import job_of, run
+from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import read
 from erq_export.contract.report import Report
 from erq_export.models.aliases import ALIASES
@@ -92,7 +93,7 @@ def test_models_is_a_table_of_those_values(erq: Erq) -> None:
 def test_what_models_lists_is_what_a_run_gets() -> None:
     for name, alias in ALIASES.items():
         context = run.make_context("run", [name, "--bits", "w4a4", "--out", "out"])
-        given = {k: v for k, v in context.params.items() if k not in ("out", "overwrite")}
+        given = {k: v for k, v in context.params.items() if k not in ("out", "overwrite", "store", "no_store")}
         job, row = job_of(given), described(alias)
         options = job.method.options
         assert (options["ridge"], options["flips"], job.data.calib) == (row["ridge"], row["flips"], row["calib"])
@@ -136,7 +137,7 @@ def test_doctor_says_what_builds_here(erq: Erq) -> None:
         ([*MODEL, *QUICK, "-O", "inputs=quantised"], 2, ("unknown -O inputs 'quantised'", "did you mean quantized")),
         ([*MODEL, *QUICK, "-O", "ridge=-1"], 2, ("-O ridge", "-1", "positive")),
         ([*MODEL, *QUICK, "--model-arg", "depth"], 2, ("'depth' is not NAME=VALUE",)),
-        ([*MODEL, *QUICK, "--model-arg", "bananas=3"], 2, ("timm cannot build", "bananas")),
+        ([*MODEL, *QUICK, "--model-arg", "bananas=3"], 2, ("no such argument", "bananas")),
         ([*MODEL, *QUICK, "--preprocess", "meen=0.5"], 2, ("unknown --preprocess part 'meen'", "mean")),
         ([*MODEL, *QUICK, "--device", "cuda:9"], 3, ("--device cuda:9", "--device cpu")),
         ([*MODEL, *QUICK, "--calib", "7"], 2, ("--calib 7 images were asked for", "--calib 6")),
@@ -216,9 +217,12 @@ def test_an_output_that_holds_something(erq: Erq, photos: Path, tmp_path: Path) 
     (out / "run.json").write_text("{}")
     code, said = erq(*MODEL, *QUICK, "--data", photos, "--out", out)
     assert code == 2
-    assert "holds another run" in said
-    assert "--overwrite" in said
+    assert "no run of erq-export" in said
+    assert erq(*MODEL, *QUICK, "--data", photos, "--out", out, "--overwrite")[0] == 2
     assert (out / "run.json").read_text() == "{}"
+    code, said = erq(*MODEL, *QUICK, "--data", photos, "--out", "")
+    assert code == 2
+    assert "--out is empty" in said
 
 
 def test_an_output_that_cannot_be_written(erq: Erq, photos: Path, tmp_path: Path) -> None:
@@ -297,12 +301,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_what_the_readme_says(finished: Path) -> None:
     out = finished / "out"
     assert {p.name for p in out.iterdir()} == {
-        "run.json", "bundle", "onnx", "tensorrt-rtx", "report.json", "report.md", "report.svg",
+        "manifest.json", "run.json", "bundle", "onnx", "tensorrt-rtx", "report.json", "report.md", "report.svg",
     }  # fmt: skip
     assert {p.name for p in (out / "tensorrt-rtx" / "engine").iterdir()} == {
         "model.engine", "plan.txt", "build.log", "engine.json",
     }  # fmt: skip
     assert not list(finished.rglob(".*"))
+
+
+def test_the_manifest_lists_every_file_and_the_refusals_know_them_all(finished: Path) -> None:
+    out = OutputFolder(finished / "out")
+    manifest = out.read_run_manifest()
+    written = {p.relative_to(out.path).as_posix() for p in out.path.rglob("*") if p.is_file()} - {"manifest.json"}
+    assert {file.path for file in manifest.files} == written
+    assert written <= set(out.planned(["onnx", "tensorrt-rtx"]))
+    assert manifest.complete
+    assert {t.name for t in manifest.timings} >= {"load", "calibrate", "export"}
+    assert str(Path.cwd()) not in out.manifest.read_text()
 
 
 def test_random_weights_are_the_reports_first_words(finished: Path) -> None:
@@ -361,6 +376,12 @@ def test_a_new_run_replaces_the_old_one_when_asked(erq: Erq, finished: Path, tmp
     out = tmp_path / "out"
     words = [*MODEL, "--calib", "4", "--no-pretrained", "--data", finished / "photos", "--out", out]
     assert erq(*words, "--bits", "w4a4")[0] == 0
+    (out / "onnx" / "notes.txt").write_text("mine")
+    code, said = erq(*words, "--bits", "w8a8")
+    assert code == 2
+    assert "holds another run" in said
+    assert "--overwrite" in said
     assert erq(*words, "--bits", "w8a8", "--overwrite")[0] == 0
+    assert (out / "onnx" / "notes.txt").read_text() == "mine"
     assert json.loads((out / "bundle" / "bundle.json").read_text())["spec"]["bits"] == "w8a8"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -12,8 +12,9 @@ from PIL import Image
 from erq_export.contract.bundle import DataFingerprint
 from erq_export.contract.errors import DataError, SpecError
 from erq_export.contract.preprocess import Preprocess
+from erq_export.data.batches import batches
 from erq_export.data.calibration_set import CalibrationSet, calibration_set
-from erq_export.data.images import ImageFolder, batches, read_class_map
+from erq_export.data.images import ImageFolder, read_class_map
 
 CONFIG: dict[str, Any] = {
     "input_size": (3, 16, 16),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from tiny_vit import TINY_LAYERS, random_images
@@ -10,8 +11,8 @@ from tiny_vit import TINY_LAYERS, random_images
 from erq_export.backends.tensorrt import available, build_engine
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine import EngineRecord
-from erq_export.contract.files import OutputFolder, staged
 from erq_export.contract.manifest import MANIFEST, GraphManifest
+from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import encode, read
 from erq_export.contract.targets import TARGETS
 from erq_export.exporters.onnx import write
@@ -30,13 +31,16 @@ def out(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> OutputFolde
     """OUT/<target> as the pipeline writes it, once with the real limit (`one`) and once with a tiny one (`two`)."""
     folder, markers = tmp_path_factory.mktemp("external"), marker_graph(bundle)
     for name, limit in (("one", write.LARGEST_FILE), ("two", 1000)):
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, OutputFolder(folder / name).begin() as writing:
             patch.setattr(write, "LARGEST_FILE", limit)
             for target in NAMES:
                 graph, manifest = lowered(markers, TARGETS[target], None)
-                with staged(folder / name / target) as staging:
+
+                def fill(staging: Path, graph: ir.Model = graph, manifest: GraphManifest = manifest) -> None:
                     save(graph, staging / "model.onnx")
                     (staging / MANIFEST).write_bytes(encode(manifest))
+
+                writing.place(target, fill)
     return OutputFolder(folder)
 
 

@@ -24,18 +24,21 @@ from erq_export.contract.errors import EngineError, ParityError, SpecError
 from erq_export.contract.manifest import Claims, GraphManifest, by_path
 from erq_export.contract.sites import OPERANDS, AttentionShape
 from erq_export.contract.targets import TARGETS
+from erq_export.data.given import FromSource
 from erq_export.exporters.onnx import linear as qdq
 from erq_export.exporters.onnx.operands import softmax_narrowing
 from erq_export.exporters.onnx.write import lowered, marker_graph, rebound, save
 from erq_export.exporters.tensorrt.build import build
 from erq_export.flow import run as pipeline
 from erq_export.flow.job import Job, resolve
-from erq_export.flow.terminal import Terminal
+from erq_export.flow.store.store import Store
+from erq_export.flow.ui import SILENT
 from erq_export.models.limits import check_attention
 from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import attention_shapes, reference_model
 from erq_export.validate.parity.attention import check_product
-from erq_export.validate.parity.check import ParityReport, check_parity
+from erq_export.contract.parity import ParityReport
+from erq_export.validate.parity.check import check_parity
 from erq_export.validate.parity.executed import FLOAT_GEMMS, INTEGER_GEMMS, executed_ops
 
 TINIES: dict[str, Callable[[], Loaded]] = {"vit": tiny_vit, "swin": tiny_swin}
@@ -310,9 +313,9 @@ def test_a_run_is_refused_before_anything_is_calibrated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: dict[str, Any], words: str
 ) -> None:
     write_images(tmp_path / "photos", 2)
-    monkeypatch.setattr(pipeline, "calibration_set", lambda *_, **__: pytest.fail("images were read"))
+    monkeypatch.setattr(FromSource, "draw", lambda *_, **__: pytest.fail("images were read"))
     with pytest.raises(SpecError, match=words):
-        pipeline.run(job(tmp_path / "photos", ("tensorrt-rtx",), **args), tmp_path / "out", Terminal())
+        pipeline.run(job(tmp_path / "photos", ("tensorrt-rtx",), **args), tmp_path / "out", SILENT, store=Store.none())
     assert not (tmp_path / "out").exists()
 
 
@@ -323,7 +326,7 @@ def test_a_bundle_for_onnx_is_refused_for_a_target_without_its_attention(tmp_pat
     (tmp_path / "bundle").mkdir()
     other.save(tmp_path / "bundle")
     with pytest.raises(SpecError, match="24 channels"):
-        pipeline.build(asked, tmp_path, Terminal(), targets=("tensorrt-rtx",))
+        pipeline.build(asked, tmp_path, SILENT, store=Store.none(), targets=("tensorrt-rtx",))
     assert not (tmp_path / "tensorrt-rtx").exists()
 
 

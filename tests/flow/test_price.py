@@ -1,7 +1,6 @@
 """The way from the published scheme to what is deployed: one choice a row, and the ends are what they are called."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,9 @@ from erq_export.data.digits import Digits
 from erq_export.flow.ablation import price, steps
 from erq_export.flow.compare import layer_error
 from erq_export.flow.job import Job, resolve
+from erq_export.flow.run import begin
+from erq_export.flow.store.store import Store
+from erq_export.flow.ui import SILENT
 from erq_export.models.loading import load
 from erq_export.models.rebuild import reference_model
 
@@ -125,22 +127,11 @@ def test_the_price_is_told_where_people_look(priced: Path, erq: Erq) -> None:
         assert "reference: from the published scheme (icml) to what is deployed, top-1 goes from" in text
 
 
-class Silent:
-    """A Ui that nobody reads."""
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        yield
-
-    def progress(self, what: str, done: int, total: int) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
 def test_without_labelled_images_the_price_is_told_in_logits_on_those_of_the_calibration() -> None:
     """The last row anew by hand: the deployed bundle's logits against the float model's, on the images it was made with."""
     job, images, cpu = wanted(calib=4, targets=("reference", "onnx")), Digits("train"), torch.device("cpu")
-    rows = price(job, images, None, cpu, Silent())
+    work = replace(begin(job, SILENT, Store.none()), held_out=None)
+    rows = price(work, None)
     loaded = load(job.model, seed=0)
     data = calibration_set(images, loaded.identity.preprocess, n=4, seed=0)
     with torch.inference_mode():

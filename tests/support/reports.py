@@ -35,7 +35,6 @@ from erq_export.contract.report import (
     ImagesUsed,
     Latency,
     Layer,
-    Machine,
     PriceRow,
     Ratio,
     Report,
@@ -211,7 +210,8 @@ def report() -> Report:
         quantization=quantization(),
         targets_asked=("onnx", "tensorrt-rtx", "reference"),
         data=ImagesUsed(n_images=2, pixels_sha256=SHA256),
-        machine=Machine(python="3.12", processor="a CPU", threads=2, gpu=("a GPU",), packages={"torch": "2.11.0"}),
+        machine={"python": "3.12", "processor": "a CPU"},
+        versions={"torch": "2.11.0"},
         stages=(StageCost(name="calibrate", wall_s=1.5, peak_mib=500.0),),
         accuracy=Accuracy(
             n_images=10,

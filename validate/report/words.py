@@ -37,7 +37,7 @@ def _weights(model: Identity) -> str:
         "bundled": "trained on scikit-learn's digits",
         "checkpoint": f"checkpoint {str(model.weights_sha256)[:12]}",
         "pretrained": "timm's pretrained weights",
-        "module": "weights of the module given",
+        "module": "the caller's own module",
     }[model.weights]
 
 

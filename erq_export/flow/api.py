@@ -1,0 +1,285 @@
+"""The Python API: each function is one stage, or all of them. The command line calls nothing else.
+
+Silent unless `ui="terminal"`. What a run makes is kept in the user's store (`store=False`: not at all; a path: there).
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from erq_export.backends.device import device_named
+from erq_export.contract.bundle import Bundle
+from erq_export.contract.errors import SpecError
+from erq_export.contract.output.folder import OutputFolder
+from erq_export.contract.output.writing import Writing
+from erq_export.contract.parity import ParityReport
+from erq_export.contract.records import Scalar
+from erq_export.contract.report import Report
+from erq_export.contract.spec import Bits, Pack
+from erq_export.contract.targets import named
+from erq_export.data.given import Calibration, Given, calibration_from, gathered
+from erq_export.data.held_out import HeldOut, Images, Prepared
+from erq_export.data.images import ImageFolder
+from erq_export.flow import run as flow
+from erq_export.flow.artifacts import Artifact
+from erq_export.flow.job import Job, resolve
+from erq_export.flow.run import NOTHING_OWN, Own
+from erq_export.flow.stages import Stages
+from erq_export.flow.store.store import Store
+from erq_export.flow.ui import SILENT, Ui
+from erq_export.models.limits import check_attention
+from erq_export.models.own import Architecture, own_model
+from erq_export.models.rebuild import attention_shapes, reference_model
+from erq_export.validate.metrics.accuracy import decide
+from erq_export.validate.runners import OnnxRuntimeRunner, TorchRunner
+
+Model = str | nn.Module
+Where = Literal["terminal"] | Ui | None
+Kept = Store | Path | str | bool | None
+PARITY_IMAGES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """An exported graph: `path` of model.onnx, its manifest beside it."""
+
+    target: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A built engine: `path` of model.engine, its record and plan beside it."""
+
+    target: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """How equal a graph is to its bundle's reference, and how accurate both are; top-1 in per cent where there are labels.
+
+    agreement: share of images that both put in the same class, in per cent.
+    """
+
+    parity: ParityReport
+    n_images: int
+    agreement: float
+    top1: Mapping[str, float]
+
+
+def run(
+    model: Model | Job,
+    *,
+    out: str | Path,
+    bits: str | Bits | None = None,
+    to: str | Sequence[str] | None = None,
+    data: Given | None = None,
+    val: Given | None = None,
+    options: Mapping[str, Scalar] | None = None,
+    architecture: Architecture | None = None,
+    store: Kept = None,
+    ui: Where = None,
+    overwrite: bool = False,
+    command: Sequence[str] = (),
+    **given: Any,
+) -> Report:
+    """The whole chain into the folder `out`; returns the report.
+
+    model: a short name, a timm name, a module of a timm class, or a resolved Job (then nothing else is asked).
+    data, val: see `calibrate`; labels come with `val`.  given: any further field of the job's slices by name, such as
+    method="gptq", calib=64, seeds=3, attention="int8" (`contract.spec`); options: the method's own.  command: the words
+    that the manifest names as what was run. An unfinished run of the same job in `out` goes on where it was.
+    Raises ErqError before work that it would waste; AccuracyError, ParityError, EngineError once the report is written.
+    """
+    if isinstance(model, Job):
+        job, own = model, NOTHING_OWN
+    else:
+        job, own = _asked(model, bits, to, data, val, options, architecture, given)
+    with _opened(store) as kept:
+        return flow.run(job, Path(out), _shown(ui), store=kept, overwrite=overwrite, own=own, command=command)
+
+
+def calibrate(
+    model: Model,
+    *,
+    bits: str | Bits,
+    data: Given | None = None,
+    to: str | Sequence[str] = "onnx",
+    options: Mapping[str, Scalar] | None = None,
+    architecture: Architecture | None = None,
+    store: Kept = None,
+    ui: Where = None,
+    **given: Any,
+) -> Bundle:
+    """The integers for a model: what every target of `to` can run.
+
+    data: a folder (searched recursively), image files, a float tensor (n, C, H, W), or any iterable of such batches or of
+    (images, labels), a DataLoader for one: tensors are taken as they are, prepared for the model, `calib` of them (32).
+    architecture: (timm name, arguments) that built an own module, where they cannot be read off it.
+    The same job gives the same bytes as the command line.
+    """
+    job, own = _asked(model, bits, to, data, None, options, architecture, given)
+    with _opened(store) as kept:
+        work = flow.begin(job, _shown(ui), kept, own)
+        images = work.calibration_images(job.data.seed)
+        return Bundle.load(work.stages.bundle(work.model, images, job.quantization).folder)
+
+
+def export(
+    bundle: Bundle | str | Path,
+    *,
+    to: str,
+    out: str | Path,
+    pack: Pack = "int8",
+    store: Kept = None,
+    ui: Where = None,
+) -> Graph:
+    """The bundle's graph for a target, as OUT/<target>/model.onnx. SpecError where the target cannot run the bundle."""
+    row, found = named(to), bundle if isinstance(bundle, Bundle) else Bundle.load(Path(bundle))
+    if row.simulated or not found.spec.rules.holds_zero:
+        raise SpecError(
+            f"no graph can be written for {to} from this bundle", fix='calibrate(…, to="onnx"), then export'
+        )
+    if found.operands:
+        check_attention(attention_shapes(found), [to])
+    folder = OutputFolder.named(str(out))
+    with _opened(store) as kept, _saved(found) as artifact, _writing(folder, folder.planned_for([to])) as writing:
+        flow.place(writing, to, _stages(kept, ui).graph(artifact, to, pack))
+    return Graph(target=to, path=Path(out) / to / "model.onnx")
+
+
+def build(
+    graph: Graph,
+    *,
+    capability: Sequence[str] = ("8.6", "8.9", "12.0"),
+    max_batch: int = 32,
+    store: Kept = None,
+    ui: Where = None,
+) -> Engine:
+    """The engine of a graph, beside it: OUT/<target>/engine/model.engine. SpecError for a target without engines."""
+    row, folder = named(graph.target), graph.path.parent
+    if row.package is None:
+        raise SpecError(f"{graph.target} has no engine: its graph is what runs", fix='to="tensorrt-rtx" or "tensorrt"')
+    out = OutputFolder(folder.parent)
+    with _opened(store) as kept, _writing(out, out.planned_for([graph.target])) as writing:
+        batch = (1, min(8, max_batch), max_batch)
+        engine = _stages(kept, ui).engine(Artifact.at(folder), row, capability=capability, batch=batch)
+        flow.place(writing, f"{graph.target}/engine", engine)
+    return Engine(target=graph.target, path=folder / "engine" / "model.engine")
+
+
+def validate(
+    bundle: Bundle | str | Path,
+    graph: Graph,
+    *,
+    data: Given,
+    store: Kept = None,
+    ui: Where = None,
+) -> Validation:
+    """Hold a graph in ONNX Runtime against its bundle's fake-quant reference, on images as `calibrate` takes them.
+
+    A folder has one sub-folder a class; labels of a loader are used where it gives them.
+    """
+    found = bundle if isinstance(bundle, Bundle) else Bundle.load(Path(bundle))
+    images = _held_out(data, found)
+    with _opened(store) as kept, _saved(found) as artifact:
+        stages = _stages(kept, ui)
+        pixels = next(iter(images.pixels()))[:PARITY_IMAGES]
+        parity = stages.parity(artifact, Artifact.at(graph.path.parent), pixels, images.fingerprint)
+        reference = decide(TorchRunner(reference_model(found), stages.device), images)
+        onnx = decide(OnnxRuntimeRunner(graph.path), images)
+    labelled = images.labels is not None
+    top1 = {"reference": reference.top1(), graph.target: onnx.top1()} if labelled else {}
+    return Validation(parity=parity, n_images=len(images), agreement=reference.agreement(onnx), top1=top1)
+
+
+def _asked(
+    model: Model,
+    bits: str | Bits | None,
+    to: str | Sequence[str] | None,
+    data: Given | None,
+    val: Given | None,
+    options: Mapping[str, Scalar] | None,
+    architecture: Architecture | None,
+    given: Mapping[str, Any],
+) -> tuple[Job, Own]:
+    """The job, and what of it is the caller's own."""
+    asked: dict[str, Any] = dict(given) | {"name": model if isinstance(model, str) else type(model).__name__}
+    asked["bits"] = Bits.parse(bits) if isinstance(bits, str) else bits
+    if to is not None:
+        asked["targets"] = (to,) if isinstance(to, str) else tuple(to)
+    for name, source in (("data", data), ("val", val)):
+        if isinstance(source, str | Path):
+            asked[name] = str(source)
+    preprocess = asked.get("preprocess") or {}
+    if not isinstance(model, str):
+        asked["model_args"] = {}
+    job = resolve(asked, options=options)
+    loaded = None if isinstance(model, str) else own_model(model, architecture, preprocess)
+    calibration: Calibration | None = None
+    if data is not None:
+        calibration = calibration_from(data, at_most=job.data.calib)
+    held = None if val is None or isinstance(val, str | Path) else _prepared(val)
+    return job, Own(model=loaded, calibration=calibration, held_out=held)
+
+
+def _held_out(data: Given, bundle: Bundle) -> Images:
+    if isinstance(data, str | Path):
+        return HeldOut(source=ImageFolder(Path(data), labelled=True), preprocess=bundle.identity.preprocess)
+    return _prepared(data)
+
+
+def _prepared(data: Tensor | Iterable[Any]) -> Prepared:
+    images, labels = gathered(data)
+    return Prepared(tensor=images, labels=labels, fingerprint=hashlib.sha256(images.numpy().tobytes()).hexdigest())
+
+
+@contextmanager
+def _opened(store: Kept) -> Iterator[Store]:
+    """The store asked for; one that was given open stays open."""
+    if isinstance(store, Store):
+        yield store
+        return
+    path = None if store is None or store is True else store
+    made = Store.none() if path is False else Store.at(None if path is None else Path(path), explicit=path is not None)
+    with made:
+        yield made
+
+
+@contextmanager
+def _saved(bundle: Bundle) -> Iterator[Artifact]:
+    """A bundle in memory as an artifact: equal bundles have equal contents, wherever they lie."""
+    with tempfile.TemporaryDirectory(prefix="erq-export-") as folder:
+        bundle.save(Path(folder))
+        yield Artifact.at(Path(folder))
+
+
+def _writing(folder: OutputFolder, planned: Sequence[str]) -> AbstractContextManager[Writing]:
+    """Into the run that the folder holds, or into a new one."""
+    return folder.resume(planned=planned) if folder.manifest.exists() else folder.begin(planned=planned)
+
+
+def _stages(store: Store, ui: Where) -> Stages:
+    return Stages(store=store, ui=_shown(ui), device=device_named("cpu"))
+
+
+def _shown(ui: Where) -> Ui:
+    if ui is None:
+        return SILENT
+    if ui == "terminal":
+        from erq_export.flow.terminal import Terminal
+
+        return Terminal()
+    if isinstance(ui, str):
+        raise SpecError(f"ui={ui!r}", fix='ui="terminal", an object of your own, or nothing')
+    return ui
+
+
+__all__ = ["Engine", "Graph", "Job", "Validation", "build", "calibrate", "export", "run", "validate"]
