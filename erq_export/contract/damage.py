@@ -37,13 +37,15 @@ def rule_and_path(e: msgspec.ValidationError) -> tuple[str, Path]:
 def found(raw: Any, e: msgspec.ValidationError, refuses: Refuses) -> tuple[str, Path]:
     """(rule, path) with every key named. `refuses` says of a part of `raw` what it said of the whole."""
     rule, path = rule_and_path(e)
+    said = path
     while SOME_KEY in path:
         before = path[: path.index(SOME_KEY)]
         keys = list(at(raw, before))
         while len(keys) > 1:
             half = keys[: len(keys) // 2]
             again = refuses(_only(raw, before, half))
-            keys = half if again is not None and _begins(rule_and_path(again)[1], before) else keys[len(half) :]
+            here = again is not None and rule_and_path(again)[1] == said
+            keys = half if here else keys[len(half) :]
         raw = _only(raw, before, keys)
         rest = path[len(before) + 1 :]
         path = (*before, *keys, *rest)
@@ -83,10 +85,6 @@ def _number(value: float) -> str:
         return str(value)
     except ValueError:  # Python writes no integer of more than 4300 digits
         return f"an integer of {int(value).bit_length()} bits"
-
-
-def _begins(path: Path, before: Path) -> bool:
-    return path[: len(before) + 1] == (*before, SOME_KEY)
 
 
 def _only(raw: Any, before: Path, keys: list[str]) -> Any:

@@ -7,7 +7,7 @@ names file, path inside it, value and rule.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -138,7 +138,7 @@ def encode(record: Record) -> bytes:
 
 
 def plain_of(record: Record) -> dict[str, Any]:
-    """The record as plain data: dicts, lists, text and numbers, a FileRecord's `format` first."""
+    """The record as plain data: dicts, lists or tuples, text and numbers, a FileRecord's `format` first."""
     plain: dict[str, Any] = msgspec.to_builtins(record, enc_hook=encode_custom)
     return {"format": type(record).FORMAT, **plain} if isinstance(record, FileRecord) else plain
 
@@ -194,21 +194,27 @@ def _refusal(kind: Any, raw: Any) -> msgspec.ValidationError | None:
 
 def _refused_at(kind: Any, raw: Any, path: tuple[Any, ...] = ()) -> tuple[Any, ...]:
     """Where data is whose types are right but which a record's own rule, or a type of our own, refuses."""
-    for name, rule in hints(kind).items():
-        if not isinstance(raw, dict) or name not in raw:
-            continue
+    for step, inner, value in _parts(kind, raw):
         try:
-            msgspec.convert(raw[name], rule, dec_hook=decode_custom)
+            msgspec.convert(value, inner, dec_hook=decode_custom)
         except ErqError:
-            inner = (*path, name)
-            return _refused_at(rule, raw[name], inner) if _is_record(rule) else inner
+            return _refused_at(inner, value, (*path, step))
         except msgspec.ValidationError:
             continue
     return path
 
 
-def _is_record(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Record)
+def _parts(kind: Any, raw: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """(step, type, value) of everything directly inside a value of that type."""
+    if isinstance(kind, type) and issubclass(kind, Record) and isinstance(raw, dict):
+        yield from ((name, rule, raw[name]) for name, rule in hints(kind).items() if name in raw)
+    for inner in get_args(kind):
+        if get_origin(kind) is tuple and isinstance(raw, list):
+            yield from ((i, inner, value) for i, value in enumerate(raw))
+        elif get_origin(kind) is dict and isinstance(raw, dict):
+            yield from ((key, inner, value) for key, value in raw.items())
+        elif not isinstance(inner, Meta):  # a description beside it, or one of several types
+            yield from _parts(inner, raw)
 
 
 def read(kind: type[R], path: Path) -> R:

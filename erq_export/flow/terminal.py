@@ -76,4 +76,4 @@ class Terminal:
         """Every file of a run with its size."""
         self.console.print("files:")
         for path in sorted(p for p in out.path.rglob("*") if p.is_file()):
-            self.console.print(f"  {path}  {path.stat().st_size / 2**10:.0f} KiB")
+            self.console.print(f"  {path}  {path.stat().st_size / 2**10:.0f} KiB", markup=False)

@@ -22,6 +22,7 @@ from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine import EngineRecord
 from erq_export.contract.errors import EngineError, ParityError, SpecError
 from erq_export.contract.manifest import Claims, GraphManifest, by_path
+from erq_export.contract.parity import ParityReport
 from erq_export.contract.sites import OPERANDS, AttentionShape
 from erq_export.contract.targets import TARGETS
 from erq_export.data.given import FromSource
@@ -37,7 +38,6 @@ from erq_export.models.limits import check_attention
 from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import attention_shapes, reference_model
 from erq_export.validate.parity.attention import check_product
-from erq_export.contract.parity import ParityReport
 from erq_export.validate.parity.check import check_parity
 from erq_export.validate.parity.executed import FLOAT_GEMMS, INTEGER_GEMMS, executed_ops
 

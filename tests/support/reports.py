@@ -1,5 +1,7 @@
 """One record of every kind that is a file, filled in by hand: small, and no field left at its default."""
 
+import json
+
 from erq_export.contract.bundle import BundleDescription, DataFingerprint, LayerRow, LayerStatistics, OperandRow
 from erq_export.contract.engine import Batch, EngineRecord, PlanSummary
 from erq_export.contract.identity import Identity
@@ -26,7 +28,7 @@ from erq_export.contract.parity import (
     WeightParity,
 )
 from erq_export.contract.preprocess import Preprocess
-from erq_export.contract.records import FileRecord
+from erq_export.contract.records import FileRecord, encode
 from erq_export.contract.report import (
     Accuracy,
     ComparisonRow,
@@ -42,6 +44,8 @@ from erq_export.contract.report import (
     TargetReport,
     Timing,
 )
+from erq_export.contract.run_manifest import OwnedFile, Placement, RunManifest
+from erq_export.contract.run_manifest import Timing as StageTiming
 from erq_export.contract.spec import Bits, Quantization
 from erq_export.contract.targets import GridRules
 from erq_export.flow.job import RunRecord, resolve
@@ -268,7 +272,39 @@ def report() -> Report:
     )
 
 
+def run_manifest() -> RunManifest:
+    files = tuple(OwnedFile(path=path, bytes=5, sha256=SHA256) for path in ("run.json", "bundle/bundle.json"))
+    placing = Placement(
+        staging=".erq-export-partial-0123456789abcdef",
+        arriving=(OwnedFile(path="onnx/model.onnx", bytes=7, sha256=SHA256),),
+        leaving=(OwnedFile(path="report.json", bytes=9, sha256=SHA256),),
+    )
+    return RunManifest(
+        erq_export="0.1.0",
+        command=("erq-export", "demo"),
+        job=json.loads(encode(run_record()))["job"],
+        complete=True,
+        weights={"vit_tiny_patch16_224": SHA256},
+        images={"calibration": SHA256},
+        artifacts={"bundle": SHA256},
+        versions={"torch": "2.11.0"},
+        machine={"processor": "a CPU"},
+        timings=(StageTiming(name="calibrate", wall_s=1.5, peak_mib=500.0),),
+        files=files,
+        placing=placing,
+    )
+
+
 def every_file() -> dict[type[FileRecord], FileRecord]:
     """An example of each."""
-    examples = (description(), run_record(), manifest(), engine(), parity(), report(), LogitsError(relative_l2=0.125))
+    examples = (
+        description(),
+        run_record(),
+        manifest(),
+        engine(),
+        parity(),
+        report(),
+        run_manifest(),
+        LogitsError(relative_l2=0.125),
+    )
     return {type(example): example for example in examples}
