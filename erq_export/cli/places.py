@@ -8,7 +8,7 @@ import rich_click as click
 from erq_export.contract.errors import SpecError
 
 
-class Place(click.ParamType[Path]):
+class Place(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on
     """A path. SpecError for a name that no file has: the empty one, as an unset variable of a shell gives, or one with NUL."""
 
     name = "path"
