@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from erq_export.contract.bundle import LayerStatistics
-from erq_export.contract.formats.affine import Grid, quantize
+from erq_export.contract.formats.affine import Grid
 from erq_export.contract.quantized import Outliers, QuantizedLayer
 from erq_export.contract.sites import Site
 from erq_export.contract.targets import GridRules
@@ -51,8 +51,8 @@ def layer_statistics(problem: Problem, solution: Solution) -> LayerStatistics:
     """Output errors on the calibration rows, relative to the output's energy: with only the inputs quantized, with
     the weights then rounded to nearest, and as solved."""
     W, moments = problem.augmented, problem.moments
-    nearest = torch.cat([quantize(problem.weight, solution.grid) * solution.grid.scale, problem.bias[:, None]], 1)
-    solved = torch.cat([solution.q * solution.grid.scale, solution.bias[:, None]], 1)
+    nearest = torch.cat([solution.grid.fake_quantize(problem.weight), problem.bias[:, None]], 1)
+    solved = torch.cat([solution.grid.dequantize(solution.q), solution.bias[:, None]], 1)
     energy, *errors = moments.output_errors(W, [torch.zeros_like(W), W, nearest, solved])
     of_inputs, of_nearest, as_solved = (error / max(energy, 1e-300) for error in errors)
     return LayerStatistics(n_rows=moments.n_rows, error_inputs=of_inputs, error_nearest=of_nearest, error=as_solved)

@@ -16,7 +16,7 @@ from erq_export.contract.formats.affine import Grid
 from erq_export.contract.sites import Site, Stage, submodule
 
 from .capture import walk
-from .observers import RangeSearch, Tails, groups
+from .observers import Tails, groups, pieces, range_search
 from .reparam import fold
 from .setting import Setting
 
@@ -85,13 +85,14 @@ def searched(
     see(see_tails)
     bits = {path: act_bits(site, setting) for path, site in wanted.items()}
     searches = {
-        path: RangeSearch.from_tails(t, bits=bits[path], rules=setting.rules, per_channel=path in fold_sites)
+        path: range_search(t, bits=bits[path], rules=setting.rules, per_channel=path in fold_sites)
         for path, t in tails.items()
     }
 
     def see_errors(path: str, x: Tensor) -> None:
         if path in searches:
-            searches[path].add(x)
+            for piece in pieces(x, per_channel=path in fold_sites):
+                searches[path].add(piece)
 
     see(see_errors)
     grids = {path: search.best() for path, search in searches.items()}
@@ -100,7 +101,7 @@ def searched(
 
 
 def reparameterized(model: nn.Module, site: Site, per_channel: Grid, setting: Setting) -> Grid:
-    """Fold a site's per-channel grid into its LayerNorm and its Linear; returns the per-tensor grid that is left."""
+    """Fold a site's per-channel grid (k, 1) into its LayerNorm and its Linear; returns the per-tensor grid that is left."""
     norm = cast(nn.LayerNorm, submodule(model, str(site.norm), nn.LayerNorm))
     linear = cast(nn.Linear, submodule(model, site.path, nn.Linear))
     like = linear.weight[0]
@@ -111,7 +112,7 @@ def reparameterized(model: nn.Module, site: Site, per_channel: Grid, setting: Se
         beta,
         linear.weight,
         linear.bias,
-        per_channel,
+        per_channel.map(lambda t: t[:, 0]),
         bits=act_bits(site, setting),
         rules=setting.rules,
         mean_zero=setting.options.mean_zero,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from erq_export.contract.formats.affine import Grid, fake_quantize
+from erq_export.contract.formats.affine import Grid
 from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand, install
 from erq_export.contract.sites import Site, Stage
 
@@ -103,7 +103,7 @@ def stage_moments(
     def add(path: str, x: Tensor) -> None:
         if path not in moments:
             moments[path] = Moments.zero(x.shape[1], bias=True, device=x.device)
-        moments[path].add(x, fake_quantize(x, grids[path]) if path in grids else x)
+        moments[path].add(x, grids[path].fake_quantize(x) if path in grids else x)
 
     return moments, walk(model, stage, hidden, add)
 
@@ -128,7 +128,7 @@ def deployed_moments(
         with installed(model, layers):
             x_deployed = site_input(model, stage, site, h_deployed)
         moments = moments or Moments.zero(x.shape[1], bias=True, device=x.device)
-        moments.add(x, x_deployed if grid is None else fake_quantize(x_deployed, grid))
+        moments.add(x, x_deployed if grid is None else grid.fake_quantize(x_deployed))
     if moments is None:
         raise ValueError("there is no calibration image")
     return moments

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from erq_export.contract.formats.affine import Grid
+from erq_export.contract.formats.format import joined
 from erq_export.contract.sites import Role
 from erq_export.contract.targets import GridRules
 
@@ -53,7 +54,4 @@ def dual_grid(
     inside = torch.zeros(W.shape[1], dtype=torch.bool, device=W.device)
     inside[columns] = True
     own, usual = (weight_grid(W[:, c], bits=bits, rules=rules, percentiles=percentiles) for c in (inside, ~inside))
-    scale, qmin, qmax = (
-        torch.where(inside, getattr(own, name), getattr(usual, name)) for name in ("scale", "qmin", "qmax")
-    )  # (n, k) each
-    return Grid(scale=scale, qmin=qmin, qmax=qmax), columns
+    return joined([own, usual], lambda two: torch.where(inside, two[0], two[1])), columns  # (n, k) each

@@ -40,6 +40,7 @@ class Engine:
     """
 
     blob: bytes = field(repr=False)
+    source: Path
     records: tuple[Record, ...] = field(repr=False)
     package: Package
     version: str
@@ -49,7 +50,8 @@ class Engine:
     @property
     def log(self) -> str:
         """Every message, a line each."""
-        return "".join(f"[{severity}] {message}\n" for severity, message in self.records)
+        text = "".join(f"[{severity}] {message}\n" for severity, message in self.records)
+        return text.replace(str(self.source), self.source.name)  # no path of the machine
 
 
 def available(package: str) -> str | None:
@@ -107,6 +109,7 @@ def build_engine(
         raise EngineError(f"{_named(trt)} cannot build {onnx_path}: {_errors(records)}", fix=fix)
     return Engine(
         blob=blob,
+        source=onnx_path,
         records=tuple(records),
         package=package,
         version=str(trt.__version__),

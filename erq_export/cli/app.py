@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "check": "erq_export.cli.check:check",
     "models": "erq_export.cli.models:models",
     "methods": "erq_export.cli.methods:methods",
+    "reproduce": "erq_export.cli.reproduce:reproduce",
     "store": "erq_export.cli.store:store",
     "doctor": "erq_export.cli.doctor:doctor",
 }

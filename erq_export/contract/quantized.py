@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from erq_export.contract.formats.affine import Grid, fake_quantize
-from erq_export.contract.formats.logarithmic import LogGrid, fake_quantize_log
+from erq_export.contract.formats.affine import Grid
+from erq_export.contract.formats.logarithmic import LogGrid
 from erq_export.contract.sites import OperandRole
 
 MARKER_DOMAIN = "erq"
@@ -131,7 +131,7 @@ class QuantLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.onnx.is_in_onnx_export():
             return self._marker(x)
-        x_hat = x if self.act_scale is None else fake_quantize(x, self.grid)  # (…, k)
+        x_hat = x if self.act_scale is None else self.grid.fake_quantize(x)  # (…, k)
         scales = self.weight_scale[:, None] if self.column_scales is None else self.column_scales
         return F.linear(x_hat, self.weight_q.float() * scales, self.bias)  # (…, n)
 
@@ -167,7 +167,7 @@ class QuantOperand(nn.Module):
     def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:  # noqa: ARG002 - an Operand's signature
         if torch.onnx.is_in_onnx_export():
             return self._marker(x)
-        return fake_quantize(x, self.grid)
+        return self.grid.fake_quantize(x)
 
     def _marker(self, x: Tensor) -> Tensor:
         return torch.onnx.ops.symbolic(
@@ -207,7 +207,7 @@ class LogOperand(nn.Module):
         self.register_buffer("scale", grid.scale)  # ()
 
     def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:  # noqa: ARG002 - an Operand's signature
-        return fake_quantize_log(x, LogGrid(scale=self.scale, bits=self.bits))
+        return LogGrid(scale=self.scale, bits=self.bits).fake_quantize(x)
 
 
 def bounds(grid: Grid) -> tuple[float, float]:

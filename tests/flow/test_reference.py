@@ -14,7 +14,7 @@ from erq_export.calibrate.published.papers import PAPERS
 from erq_export.calibrate.reparam import fold
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.formats.affine import Grid, fake_quantize, quantize
+from erq_export.contract.formats.affine import Grid
 from erq_export.contract.formats.logarithmic import LogGrid
 from erq_export.contract.quantized import LogOperand, quant_operands
 from erq_export.contract.targets import grid_rules
@@ -30,21 +30,21 @@ def test_a_free_range_need_not_hold_zero(bits: int) -> None:
     lo, hi = torch.tensor(3.0), torch.tensor(5.0)
     grid = activation_grid(lo, hi, bits=bits, rules=FREE, per_channel=False)
     assert float(grid.scale) == pytest.approx(2 / (2**bits - 1))
-    ends = fake_quantize(torch.tensor([3.0, 5.0]), grid)
+    ends = grid.fake_quantize(torch.tensor([3.0, 5.0]))
     assert bool(((ends - torch.tensor([3.0, 5.0])).abs() <= grid.scale * 0.51).all())
     W = torch.rand(6, 300, generator=torch.Generator().manual_seed(0)).double() + 2
     free, held = (weight_grid(W, bits=bits, rules=rules) for rules in (FREE, grid_rules(["onnx"])))
     assert bool((free.qmax - free.qmin == 2**bits - 1).all())
     assert bool((free.qmin > 0).all())
-    assert float((fake_quantize(W, free) - W).norm()) < 0.6 * float((fake_quantize(W, held) - W).norm())
+    assert float((free.fake_quantize(W) - W).norm()) < 0.6 * float((held.fake_quantize(W) - W).norm())
 
 
 def test_a_constant_row_keeps_codes_that_float32_can_count() -> None:
     W = torch.full((2, 8), 3.5, dtype=torch.float64)
     W[1] = 0
     grid = weight_grid(W, bits=4, rules=FREE)
-    assert float(quantize(W, grid).abs().max()) < 2**24
-    assert torch.allclose(fake_quantize(W, grid), W, rtol=2.0**-20)
+    assert float(grid.quantize(W).abs().max()) < 2**24
+    assert torch.allclose(grid.fake_quantize(W), W, rtol=2.0**-20)
 
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
@@ -65,7 +65,7 @@ def test_the_mean_zero_point_is_the_published_quantizer(bits: int) -> None:
     s, z32 = float(folded.grid.scale), -float(folded.grid.qmin)
     codes = torch.clip(torch.round(x / s).double() + z32, 0, 2**bits - 1)
     assert torch.allclose(
-        fake_quantize(x, folded.grid).double(), (codes - z32) * s, rtol=0, atol=1e-5 * float(x.abs().max())
+        folded.grid.fake_quantize(x).double(), (codes - z32) * s, rtol=0, atol=1e-5 * float(x.abs().max())
     )
     assert bool((codes != codes.round()).any())
     before = one.normed() @ one.weight.double().T + one.bias.double()  # type: ignore[union-attr]

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from erq_export.contract.formats.affine import (
     asymmetric_grid,
     common_power,
-    quantize,
     snap_to_half,
     snap_to_ratio,
     symmetric_grid,
@@ -83,7 +82,7 @@ def quantized(model: nn.Module, paths: tuple[str, ...], pixels: Tensor, *, bits:
         first = path == paths[0]
         make, a_bits = (symmetric_grid, 8) if first else (asymmetric_grid, bits)
         layers[path] = QuantizedLayer(
-            weight_q=quantize(weight, grid).to(torch.int8),
+            weight_q=grid.quantize(weight).to(torch.int8),
             weight_scale=grid.scale[:, 0],
             weight_qmin=grid.qmin[:, 0].to(torch.int16),
             bias=linear.bias.detach().half().float(),

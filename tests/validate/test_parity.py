@@ -14,7 +14,7 @@ from parity_fixtures import PATHS, Exported, add_constant, constant, damaged, ex
 from torch import Tensor, nn
 
 from erq_export.contract.errors import ParityError
-from erq_export.contract.formats.affine import Grid, quantize
+from erq_export.contract.formats.affine import Grid
 from erq_export.contract.manifest import sites
 from erq_export.contract.quantized import QuantizedLayer, QuantLinear, quant_linears
 from erq_export.validate.metrics.distance import relative_l2, relative_max
@@ -204,7 +204,7 @@ def test_the_input_is_rounded_before_either_side_sees_it(files: dict[str, Export
     file, seen = files["tensorrt-rtx"], {}
     teach(file.reference, images(32), lambda path, x, _y: seen.update({path: x}))
     x, layer = seen["proj"], quant_linears(file.reference)["proj"]
-    assert (quantize(x, layer.grid) != quantize(x.half().float(), layer.grid)).any()
+    assert (layer.grid.quantize(x) != layer.grid.quantize(x.half().float())).any()
     found = check_layer(ir.load(file.path).graph, sites(file.manifest)["proj"], layer, x)
     assert found.codes.mismatches == 0
 

@@ -1,0 +1,35 @@
+"""`erq-export reproduce MANIFEST`: a run made again, and whether it came out the same."""
+
+import sys
+from pathlib import Path
+
+import rich_click as click
+
+from erq_export.contract.errors import FOUND
+
+
+@click.command()
+@click.argument("manifest", type=Path)
+@click.option("--data", metavar="DIR", help="where the calibration images lie on this machine")
+@click.option("--val", metavar="DIR", help="where the labelled images lie on this machine")
+@click.option("--checkpoint", metavar="FILE", help="where the weights lie on this machine")
+@click.option("--out", type=Path, metavar="DIR", help="keep what is made; must be new or empty")
+def reproduce(manifest: Path, data: str | None, val: str | None, checkpoint: str | None, out: Path | None) -> None:
+    """Make the bundle, graphs and engines of a run again from its manifest.json, using nothing that is kept.
+
+    Says for each: identical, or what differs first. Exit code 8 where something differs.
+    """
+    from erq_export.contract.records import read
+    from erq_export.contract.run_manifest import RunManifest
+
+    read(RunManifest, manifest)  # refused before torch loads
+    from erq_export.flow.reproduce import reproduce as again
+    from erq_export.flow.terminal import Terminal
+
+    given = {"data": data, "val": val, "checkpoint": checkpoint}
+    changes = {name: value for name, value in given.items() if value is not None}
+    found = again(manifest, Terminal(), out=out, changes=changes)
+    for verdict in found:
+        click.echo(verdict.says())
+    if any(verdict.differs is not None for verdict in found):
+        sys.exit(FOUND)

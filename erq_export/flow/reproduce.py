@@ -1,0 +1,135 @@
+"""A run made again from its manifest, and for each artifact: identical, or what differs first."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from msgspec import structs
+from safetensors.torch import load_file
+
+from erq_export.contract.errors import DataError
+from erq_export.contract.output.folder import OutputFolder
+from erq_export.contract.output.writing import Writing
+from erq_export.contract.records import from_plain, plain_of, read
+from erq_export.contract.run_manifest import RunManifest
+from erq_export.contract.targets import deployable
+from erq_export.flow.begin import begin, check_cost
+from erq_export.flow.job import Job
+from erq_export.flow.run import inputs, machine, make, place, version_of_packages
+from erq_export.flow.store.store import Store
+from erq_export.flow.ui import Ui
+
+LOG = ".log"  # says when and how fast, and is another one every time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One thing that was made again: identical, or what differs first, in words."""
+
+    what: str
+    differs: str | None
+
+    def says(self) -> str:
+        """A line."""
+        return f"{self.what}: {'identical' if self.differs is None else self.differs}"
+
+
+def reproduce(
+    manifest: Path, ui: Ui, *, out: Path | None = None, changes: dict[str, str] | None = None
+) -> list[Verdict]:
+    """Run the manifest's job again, without any store, and compare.
+
+    changes: where its data, val or checkpoint lie on this machine.  out: a folder that keeps what is made.
+    DataError for a manifest that is none, or that does not say what was asked; else as `run` raises. What a run's own
+    folder holds beside the manifest is compared tensor by tensor and node by node, without it file by file.
+    """
+    was = read(RunManifest, manifest)
+    if not was.job:
+        raise DataError(f"{manifest} does not say what was asked", fix="the manifest.json of a run that named its job")
+    job = moved(from_plain(Job, was.job, source=f"{manifest}, job"), changes or {})
+    targets = deployable(job.deploy.targets)
+    with tempfile.TemporaryDirectory(prefix="erq-export-") as spare, Store.none() as store:
+        folder = OutputFolder(out or Path(spare) / "again")
+        work = begin(job, ui, store)
+        check_cost(work)
+        with folder.begin(planned=folder.planned(targets), job=plain_of(job)) as writing:
+            given = inputs(work)
+            writing.record(versions=version_of_packages(), machine=machine(), **given)
+            with work.stage("calibrate"):
+                bundle = work.stages.bundle(work.model, work.calibration_images(job.data.seed), job.quantization)
+                place(writing, "bundle", bundle)
+            make(work.course, work.stages, job.deploy, writing, bundle, targets)
+            return list(verdicts(was, manifest.parent, writing, folder.path, given))
+
+
+def moved(job: Job, changes: dict[str, str]) -> Job:
+    """The job with its images and weights elsewhere."""
+    data = {name: value for name, value in changes.items() if name in ("data", "val", "class_map")}
+    model = {name: value for name, value in changes.items() if name == "checkpoint"}
+    return structs.replace(job, data=structs.replace(job.data, **data), model=structs.replace(job.model, **model))
+
+
+def verdicts(
+    was: RunManifest, before: Path, writing: Writing, after: Path, given: dict[str, dict[str, str]]
+) -> Iterator[Verdict]:
+    """Inputs first, then versions and machine where they are not the same, then every artifact."""
+    for what, old, new in (("weights", was.weights, given["weights"]), ("images", was.images, given["images"])):
+        other = [name for name in old if name in new and old[name] != new[name]]
+        yield Verdict(what=what, differs=f"{', '.join(other)} are others than those of the run" if other else None)
+    now = writing.manifest
+    for what, a, b in (("versions", was.versions, now.versions), ("machine", was.machine, now.machine)):
+        other = [f"{name} {a[name]}, here {b[name]}" for name in a if name in b and a[name] != b[name]]
+        yield Verdict(what=what, differs="; ".join(other) or None)
+    hashes = {file.path: file.sha256 for file in now.files}
+    for name in was.artifacts:
+        files = [f for f in was.files if f.path.rpartition("/")[0] == name and not f.path.endswith(LOG)]
+        other = [file.path for file in files if hashes.get(file.path) != file.sha256]
+        yield Verdict(what=name, differs=first_difference(other[0], before, after) if other else None)
+
+
+def first_difference(path: str, before: Path, after: Path) -> str:
+    """What differs first in a file that has another hash, as far as both files are there."""
+    old, new = before / path, after / path
+    if not old.is_file() or not new.is_file():
+        return f"{path} differs"
+    found = None
+    if path.endswith(".safetensors"):
+        found = _first_tensor(load_file(old), load_file(new))
+    elif path.endswith(".onnx"):
+        found = _first_of_graph(ir.load(old), ir.load(new))
+    elif path.endswith((".json", ".txt")):
+        lines = zip(old.read_text().splitlines(), new.read_text().splitlines(), strict=False)
+        found = next(
+            (f"line {i}: {a.strip()[:80]!r}, now {b.strip()[:80]!r}" for i, (a, b) in enumerate(lines, 1) if a != b),
+            None,
+        )
+    return f"{path} differs" + ("" if found is None else f", first in {found}")
+
+
+def _first_tensor(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> str | None:
+    for name in sorted(old | new):
+        if name not in old or name not in new:
+            return f"tensor {name}, which only one of them has"
+        a, b = old[name], new[name]
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return f"tensor {name}: {a.dtype} {tuple(a.shape)}, now {b.dtype} {tuple(b.shape)}"
+        if not torch.equal(a, b):
+            return f"tensor {name}: {int((a != b).sum())} of {a.numel()} values"
+    return None
+
+
+def _first_of_graph(old: ir.Model, new: ir.Model) -> str | None:
+    for a, b in zip(old.graph, new.graph, strict=False):
+        if (a.op_type, a.name) != (b.op_type, b.name):
+            return f"node {a.name} ({a.op_type}), now {b.name} ({b.op_type})"
+    tensors = ({n: _constant(v) for n, v in model.graph.initializers.items()} for model in (old, new))
+    return _first_tensor(*({n: t for n, t in found.items() if t is not None} for found in tensors))
+
+
+def _constant(value: ir.Value) -> Any:
+    tensor = value.const_value
+    return None if tensor is None else torch.frombuffer(bytearray(tensor.tobytes() or b"\0"), dtype=torch.uint8)
