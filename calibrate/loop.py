@@ -7,6 +7,7 @@ layers is solved. What a finished stage leaves is kept in checkpoints, where the
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import cast
 
@@ -14,20 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from erq_export import __version__
-from erq_export.contract.bundle import Bundle, LayerStatistics
+from erq_export.contract.bundle import Bundle, Layer, Operand
 from erq_export.contract.errors import DataError
-from erq_export.contract.quantized import QuantizedLayer, on_cpu
+from erq_export.contract.rows import LayerStatistics
 from erq_export.contract.sites import Stage, submodule
 from erq_export.contract.spec import Quantization
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.models.loading import Loaded
 
 from .capture import unseen, walk
-from .layer import assemble, layer_problem, layer_statistics
-from .operands import quantized_operands
+from .layer import layer_problem, layer_statistics
 from .phases import Phases
-from .ranges import act_bits, input_grids
+from .ranges import input_grids
 from .resume import Checkpoints, StagePart, finish_stage, load_stage, norms_of, save_stage
+from .scheme import scheme_of
 from .setting import Setting
 from .states import Installed, States, deployed_moments, stage_moments
 
@@ -63,7 +64,10 @@ def calibrate(
     setting = Setting.of(asked)
     torch.backends.cuda.matmul.allow_tf32 = False
     model, stages = loaded.model.to(device), loaded.stages
-    done = Bundle(spec=asked, identity=loaded.identity, layers={}, leftovers={}, data=data.fingerprint)
+    begun = Bundle(spec=asked, identity=loaded.identity, layers={}, leftovers={}, data=data.fingerprint)
+    layers: dict[str, Layer] = {}
+    operands: dict[str, Operand] = {}
+    statistics: dict[str, LayerStatistics] = {}
     states = States.of([chunk.to(device) for chunk in data.pixels.split(chunk_size)], setting.options)
     resuming = checkpoints is not None
     for i, stage in enumerate(stages):
@@ -76,31 +80,37 @@ def calibrate(
             part, states = found
         finish_stage(model, part)
         if checkpoints is not None and found is None:
-            save_stage(checkpoints, i, done, part, states)
-        done.layers.update({path: on_cpu(layer) for path, layer in part.layers.items()})
-        done.operands.update({path: on_cpu(operand) for path, operand in part.operands.items()})
-        done.statistics.update(part.statistics)
+            save_stage(checkpoints, i, begun, part, states)
+        layers |= {path: layer.cpu() for path, layer in part.layers.items()}
+        operands |= {path: operand.cpu() for path, operand in part.operands.items()}
+        statistics |= part.statistics
     progress("done", len(stages), len(stages))
-    own = tuple(f"{path}." for path in done.layers | done.operands)
-    done.leftovers.update({name: t.cpu() for name, t in model.state_dict().items() if not name.startswith(own)})
-    done.versions.update({"erq-export": __version__} | {name: version(name) for name in ("torch", "timm")})
-    return done
+    own = tuple(f"{path}." for path in (*layers, *operands))
+    return replace(
+        begun,
+        layers=layers,
+        operands=operands,
+        statistics=statistics,
+        leftovers={name: t.cpu() for name, t in model.state_dict().items() if not name.startswith(own)},
+        versions={"erq-export": __version__} | {name: version(name) for name in ("torch", "timm")},
+    )
 
 
 def calibrate_stage(
     model: nn.Module, stage: Stage, states: States, setting: Setting, phases: Phases
 ) -> tuple[StagePart, States]:
     """One stage: what is found, and the states behind it. The stage's LayerNorms are folded in place; it stays float."""
+    scheme = scheme_of(setting)
     with phases("ranges"):
         grids = input_grids(model, stage, states.for_ranges, setting)
-        operands = quantized_operands(model, stage, states.for_ranges, setting)
+        operands = scheme.operands(model, stage, states.for_ranges, setting)
     with phases("moments"):
         if states.deployed is None:
             together, exact = stage_moments(model, stage, states.exact, grids)
         else:
             together, exact = {}, walk(model, stage, states.exact, unseen)
     refuse_non_finite(stage, exact)
-    solved: dict[str, QuantizedLayer] = {}
+    solved: dict[str, Layer] = {}
     statistics: dict[str, LayerStatistics] = {}
     for site in stage.sites:
         path, linear = site.path, cast(nn.Linear, submodule(model, site.path, nn.Linear))
@@ -113,8 +123,7 @@ def calibrate_stage(
         problem = layer_problem(linear, moments, site, setting)
         with phases("solver"):
             solution = setting.solve(problem)
-        a_bits = act_bits(site, setting)
-        solved[path] = assemble(solution, grids.get(path), w_bits=problem.w_bits, a_bits=a_bits, rules=setting.rules)
+        solved[path] = scheme.layer(solution, site, grids, setting)
         with phases("statistics"):
             statistics[path] = layer_statistics(problem, solution)
     with phases("moments"):

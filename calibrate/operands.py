@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from erq_export.contract.formats.affine import Grid, asymmetric_grid, snap_to_half, symmetric_grid
-from erq_export.contract.quantized import QuantizedOperand
 from erq_export.contract.sites import OperandSite, Stage
 from erq_export.contract.targets import GridRules
 
 from .capture import walk_operands
 from .observers import Tails, groups, pieces, range_search
-from .published.attention import published_operands
 from .search import Search, of_product
 from .setting import Setting
 
@@ -45,17 +43,13 @@ def softmax_search(largest: Tensor, *, bits: int, rules: GridRules) -> Search[Gr
     return Search(candidates=grids, error=of_product)
 
 
-def quantized_operands(
-    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting
-) -> dict[str, QuantizedOperand]:
-    """A grid for every operand of the stage, by path; none where attention stays float.
+def operand_grids(model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting) -> dict[str, Grid]:
+    """A grid for every operand of the stage, by path; none where the stage has no attention.
 
     Two passes over the float stage, like those of the layers' inputs: ranges, then the error of each candidate.
     """
-    if setting.attention == "fp16" or not stage.operands:
+    if not stage.operands:
         return {}
-    if setting.attention == "paper":
-        return published_operands(model, stage, hidden, setting)
     sites = {site.path: site for site in stage.operands}
     tails, largest = _ranges(model, stage, hidden, sites)
     bits, rules = setting.options.attention_bits, setting.rules
@@ -70,9 +64,7 @@ def quantized_operands(
             searches[path].add(piece)
 
     walk_operands(model, stage, hidden, measure)
-    return {
-        path: QuantizedOperand(grid=searches[path].best(), bits=bits, role=site.role) for path, site in sites.items()
-    }
+    return {path: search.best() for path, search in searches.items()}
 
 
 def _ranges(

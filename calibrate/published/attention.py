@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.formats.logarithmic import LogGrid, log_grid
-from erq_export.contract.quantized import QuantizedOperand
 from erq_export.contract.sites import Stage
 
 from ..capture import walk_operands
@@ -30,10 +29,10 @@ def log_search(tails: Tails, *, bits: int) -> Search[LogGrid]:
     return Search(candidates=[log_grid(lo, hi, bits) for lo, hi in found], error=of_tensor)
 
 
-def published_operands(
+def published_grids(
     model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting
-) -> dict[str, QuantizedOperand]:
-    """All four operands of the stage at the activations' bits, by path (docs/method.md, "What is quantized").
+) -> dict[str, Grid | LogGrid]:
+    """The grids of all four operands of the stage at the activations' bits, by path (docs/method.md, "What is quantized").
 
     Two passes over the float stage: exact percentiles from streamed tails, then the error of each candidate. q is seen
     after the logits' scale, which is folded into qkv: its grid scales with it, so its codes are the published ones.
@@ -62,4 +61,4 @@ def published_operands(
             searches[path].add(values)
 
     walk_operands(model, stage, hidden, measure)
-    return {path: QuantizedOperand(grid=searches[path].best(), bits=bits, role=role) for path, role in roles.items()}
+    return {path: search.best() for path, search in searches.items()}

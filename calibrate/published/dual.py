@@ -5,6 +5,7 @@ The LayerNorm fold multiplies whole columns, so outliers come by columns; one gr
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,12 +15,20 @@ from erq_export.contract.formats.format import joined
 from erq_export.contract.sites import Role
 from erq_export.contract.targets import GridRules
 
+from ..solve.problem import Solution
 from ..solve.weight_grid import PERCENTILES, weight_grid
 
 DUAL_ROLES: tuple[Role, ...] = ("qkv", "fc1")
 TAIL = 0.99
 ROWS_A_COLUMN = 20  # at most one outlier column for so many rows
 LARGEST_QUANTILE = 2**23  # entries; torch.quantile refuses twice as many
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualSolution(Solution):
+    """A solution whose grid has tensors (n, k): of its own for the columns `outliers` (m,), ascending, at least one."""
+
+    outliers: Tensor
 
 
 def outlier_columns(W: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from functools import partial
 from erq_export.contract.sites import Role
 
 from ..methods.erq import ErqOptions
-from ..published.dual import DUAL_ROLES, dual_grid
+from ..published.dual import DUAL_ROLES, DualSolution, dual_grid
 from ..published.mipq import mipq
 from ..published.unit_rule import unit
 from .aqer import weight_shift
@@ -59,4 +59,6 @@ def solve(problem: Problem, options: ErqOptions) -> Solution:
     q, bias = grid.quantize(W[:, :k]), W[:, k]
     if options.row_steps and outliers is None:  # steps count in one scale a row
         q, bias = refine_rows(q, grid, wanted, moments.G, for_weights, options.row_steps)
-    return Solution(q=q, grid=grid, bias=bias, outliers=outliers)
+    if outliers is not None:
+        return DualSolution(q=q, grid=grid, bias=bias, outliers=outliers)
+    return Solution(q=q, grid=grid, bias=bias)

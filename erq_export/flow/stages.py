@@ -17,7 +17,7 @@ from torch import Tensor
 from erq_export.backends.machine import processor
 from erq_export.backends.tensorrt import Package
 from erq_export.calibrate.loop import calibrate as find_integers
-from erq_export.contract.bundle import Bundle
+from erq_export.contract.bundle import Bundle, Deployed
 from erq_export.contract.records import plain_of
 from erq_export.contract.spec import Pack, Quantization
 from erq_export.contract.targets import Target, named
@@ -92,7 +92,7 @@ class Stages:
         """Lower the trace for the target: model.onnx and manifest.json."""
 
         def make(work: Work) -> None:
-            found = Bundle.load(bundle.folder)
+            found = Bundle.load(bundle.folder).deployed()
             description = described(found, bundle.content)
             graph, manifest = lowered(self.markers(found), named(target), description, pack=pack)
             save(graph, work.folder / "model.onnx")
@@ -101,7 +101,7 @@ class Stages:
         inputs = {"bundle": bundle.content, **versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")}
         return self._kept("graph", inputs, {"target": target, "pack": pack}, make, f"graph for {target}")
 
-    def markers(self, bundle: Bundle) -> ir.Model:
+    def markers(self, bundle: Deployed) -> ir.Model:
         """The bundle's marker graph. Bundles of one architecture differ in values alone: the first one's trace serves all."""
 
         def make(work: Work) -> None:
@@ -156,7 +156,7 @@ class Stages:
         """Hold a graph in ONNX Runtime against the bundle's reference on `pixels`, whose hash is `images`."""
 
         def make(work: Work) -> None:
-            found = Bundle.load(bundle.folder)
+            found = Bundle.load(bundle.folder).deployed()
             report = check_parity(
                 reference_model(found),
                 graph.folder / "model.onnx",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.formats.affine import Grid
-from erq_export.contract.quantized import QuantizedLayer, QuantLinear, install, quant_linears
+from erq_export.contract.part import install
+from erq_export.contract.quantized import QuantizedLayer, QuantLinear, quant_linears
 from erq_export.models.loading import Loaded
 
 EPS = 2.0**-24

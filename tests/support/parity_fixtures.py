@@ -23,7 +23,8 @@ from erq_export.contract.formats.affine import (
     snap_to_ratio,
     symmetric_grid,
 )
-from erq_export.contract.quantized import QuantizedLayer, install
+from erq_export.contract.part import install
+from erq_export.contract.quantized import QuantizedLayer
 from erq_export.contract.targets import named
 from erq_export.exporters.onnx.graph import name_by_module
 from erq_export.exporters.onnx.trace import trace

@@ -14,7 +14,7 @@ from erq_export.calibrate.published.dual import ROWS_A_COLUMN, dual_grid, outlie
 from erq_export.calibrate.solve.weight_grid import PERCENTILES, weight_grid
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.formats.affine import Grid
-from erq_export.contract.quantized import QuantLinear
+from erq_export.contract.simulated import SimulatedLinear
 from erq_export.contract.targets import grid_rules
 from erq_export.models.rebuild import reference_model
 
@@ -128,7 +128,7 @@ def test_a_layer_computes_with_the_scales_of_its_columns() -> None:
     layer = bundle.layers["blocks.0.attn.qkv"]
     assert layer.act is not None
     x = torch.randn(7, 32, generator=torch.Generator().manual_seed(4))
-    assert torch.equal(QuantLinear("x", layer)(x), F.linear(layer.act.fake_quantize(x), layer.weight, layer.bias))
+    assert torch.equal(SimulatedLinear("x", layer)(x), F.linear(layer.act.fake_quantize(x), layer.weight, layer.bias))
     for j in range(layer.weight.shape[1]):
         assert layer.outliers is not None
         scale = layer.outliers.scale if j in layer.outliers.columns.tolist() else layer.weight_scale
