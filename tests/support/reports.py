@@ -4,6 +4,7 @@ import json
 
 from erq_export.contract.bundle import BundleDescription, DataFingerprint, LayerRow, LayerStatistics, OperandRow
 from erq_export.contract.engine import Batch, EngineRecord, PlanSummary
+from erq_export.contract.formats.affine import AffineRow
 from erq_export.contract.identity import Identity
 from erq_export.contract.manifest import (
     AttentionOperator,
@@ -91,8 +92,8 @@ def description() -> BundleDescription:
         spec=quantization(),
         model=IDENTITY,
         data=DataFingerprint(n_images=2, names=("a.png", "b/ü.png"), pixels_sha256=SHA256),
-        layers=(LayerRow(path=LAYER, w_bits=4, a_bits=4, act_qmin=-8.0, act_qmax=7.0, statistics=STATISTICS),),
-        operands=(OperandRow(path=f"{ATTENTION}.q", role="q", bits=8, qmin=-128.0, qmax=127.0),),
+        layers=(LayerRow(path=LAYER, w_bits=4, a_bits=4, act=AffineRow(qmin=-8, qmax=7), statistics=STATISTICS),),
+        operands=(OperandRow(path=f"{ATTENTION}.q", role="q", bits=8, grid=AffineRow(qmin=-128, qmax=127)),),
         versions={"torch": "2.11.0", "timm": "1.0.20"},
         tensors_sha256=SHA256,
     )
