@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from erq_export.contract.quantized import quant_linears
+from erq_export.contract.simulated import layer_paths
 from erq_export.contract.spec import ModelSpec
 from erq_export.data.batches import batches
 from erq_export.data.digits import Digits
@@ -57,7 +57,7 @@ class Judged:
         deployed_error: Σ‖ŷ − y‖²/Σ‖y‖² of a layer's output y where it stands, all layers before it quantized too; mean
         over the layers. logits_error, agreement as in `figures`.
         """
-        paths = list(quant_linears(model))
+        paths = layer_paths(model)
         outputs: dict[nn.Module, dict[str, Tensor]] = {self.float_model: {}, model: {}}
         handles = [
             of.get_submodule(path).register_forward_hook(lambda _m, _i, y, path=path, seen=seen: seen.update({path: y}))

@@ -33,7 +33,7 @@ from erq_export.calibrate.setting import Setting
 from erq_export.calibrate.solve.aqer import weight_shift
 from erq_export.calibrate.solve.erq import ridges
 from erq_export.calibrate.solve.ridge import Ridge
-from erq_export.calibrate.solve.rounding import flip, nearest, neighbours, paper
+from erq_export.calibrate.solve.rounding import flip, nearest, paper
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.calibrate.states import stage_moments
 from erq_export.contract.files import write_json, write_text
@@ -111,7 +111,7 @@ def enumerated(w: Tensor, down: Tensor, up: Tensor, M: Tensor) -> Bits:
 def compare(layer: Layer, i: int, columns: Tensor, solver: Any) -> Result:
     """All rules on row i of a layer's columns (b,). The rules of RULES take all rows at once: seconds are per row."""
     W, M = layer.W[:, columns], layer.M[columns][:, columns]
-    down, up, _ = neighbours(W, layer.grid)
+    down, up, _ = layer.grid.neighbours(W)
     bits: dict[str, Bits] = {}
     seconds: dict[str, float] = {}
     for name, rule in RULES.items():

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from erq_export.contract.formats.affine import Grid, fake_quantize
+from erq_export.contract.formats.affine import Grid
 from erq_export.contract.sites import Stage
 
 Visitor = Callable[[str, Tensor], None]
@@ -46,7 +46,7 @@ def walk(
     def hook(path: str) -> Hook:
         def see(_module: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
             visit(path, args[0].flatten(0, -2))  # (rows, k)
-            return fake_quantize(args[0], grids[path]) if path in grids else None
+            return grids[path].fake_quantize(args[0]) if path in grids else None
 
         return see
 

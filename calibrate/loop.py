@@ -7,6 +7,7 @@ layers is solved. What a finished stage leaves is kept in checkpoints, where the
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import cast
 
@@ -14,20 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from erq_export import __version__
-from erq_export.contract.bundle import Bundle, LayerStatistics
+from erq_export.contract.bundle import Bundle, Layer, Operand
 from erq_export.contract.errors import DataError
-from erq_export.contract.quantized import QuantizedLayer, on_cpu
+from erq_export.contract.rows import LayerStatistics
 from erq_export.contract.sites import Stage, submodule
 from erq_export.contract.spec import Quantization
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.models.loading import Loaded
 
 from .capture import unseen, walk
-from .layer import assemble, layer_problem, layer_statistics
-from .operands import quantized_operands
+from .known_ranges import KnownRanges
+from .layer import layer_problem, layer_statistics
 from .phases import Phases
-from .ranges import act_bits, input_grids
+from .ranges import input_grids
 from .resume import Checkpoints, StagePart, finish_stage, load_stage, norms_of, save_stage
+from .scheme import scheme_of
 from .setting import Setting
 from .states import Installed, States, deployed_moments, stage_moments
 
@@ -48,22 +50,28 @@ def calibrate(
     phases: Phases | None = None,
     chunk_size: int = CHUNK,
     checkpoints: Checkpoints | None = None,
+    known: KnownRanges | None = None,
 ) -> Bundle:
     """Find the integers of every quantized layer. Consumes `loaded.model`: it becomes the quantized model.
 
     `phases` collects the seconds spent on ranges, on moments (the forward passes are in both), in the solver and on
     the layers' statistics. With `checkpoints` of an earlier call with the same model, images, slice and device that was
-    stopped, it goes on behind the last stage that was finished, to the same bytes.
+    stopped, it goes on behind the last stage that was finished, to the same bytes. Grids in `known` are not searched
+    again, and it learns those that are.
     Another `chunk_size` changes the last bits of sums, and rows that meet a tie; on the command line it is not to be had.
 
     Bounded memory: the model, the calibration set's hidden states (`States`), one stage's moments. SpecError where a layer's
     system cannot be solved, DataError where the float model overflows; MachineError never: the device is the caller's choice.
     """
     phases = Phases() if phases is None else phases
+    known = KnownRanges() if known is None else known
     setting = Setting.of(asked)
     torch.backends.cuda.matmul.allow_tf32 = False
     model, stages = loaded.model.to(device), loaded.stages
-    done = Bundle(spec=asked, identity=loaded.identity, layers={}, leftovers={}, data=data.fingerprint)
+    begun = Bundle(spec=asked, identity=loaded.identity, layers={}, leftovers={}, data=data.fingerprint)
+    layers: dict[str, Layer] = {}
+    operands: dict[str, Operand] = {}
+    statistics: dict[str, LayerStatistics] = {}
     states = States.of([chunk.to(device) for chunk in data.pixels.split(chunk_size)], setting.options)
     resuming = checkpoints is not None
     for i, stage in enumerate(stages):
@@ -71,36 +79,42 @@ def calibrate(
         found = load_stage(checkpoints, i, device) if checkpoints is not None and resuming else None
         resuming = found is not None
         if found is None:
-            part, states = calibrate_stage(model, stage, states, setting, phases)
+            part, states = calibrate_stage(model, stage, states, setting, phases, known)
         else:
             part, states = found
         finish_stage(model, part)
         if checkpoints is not None and found is None:
-            save_stage(checkpoints, i, done, part, states)
-        done.layers.update({path: on_cpu(layer) for path, layer in part.layers.items()})
-        done.operands.update({path: on_cpu(operand) for path, operand in part.operands.items()})
-        done.statistics.update(part.statistics)
+            save_stage(checkpoints, i, begun, part, states)
+        layers |= {path: layer.cpu() for path, layer in part.layers.items()}
+        operands |= {path: operand.cpu() for path, operand in part.operands.items()}
+        statistics |= part.statistics
     progress("done", len(stages), len(stages))
-    own = tuple(f"{path}." for path in done.layers | done.operands)
-    done.leftovers.update({name: t.cpu() for name, t in model.state_dict().items() if not name.startswith(own)})
-    done.versions.update({"erq-export": __version__} | {name: version(name) for name in ("torch", "timm")})
-    return done
+    own = tuple(f"{path}." for path in (*layers, *operands))
+    return replace(
+        begun,
+        layers=layers,
+        operands=operands,
+        statistics=statistics,
+        leftovers={name: t.cpu() for name, t in model.state_dict().items() if not name.startswith(own)},
+        versions={"erq-export": __version__} | {name: version(name) for name in ("torch", "timm")},
+    )
 
 
 def calibrate_stage(
-    model: nn.Module, stage: Stage, states: States, setting: Setting, phases: Phases
+    model: nn.Module, stage: Stage, states: States, setting: Setting, phases: Phases, known: KnownRanges
 ) -> tuple[StagePart, States]:
     """One stage: what is found, and the states behind it. The stage's LayerNorms are folded in place; it stays float."""
+    scheme = scheme_of(setting)
     with phases("ranges"):
-        grids = input_grids(model, stage, states.for_ranges, setting)
-        operands = quantized_operands(model, stage, states.for_ranges, setting)
+        grids = input_grids(model, stage, states.for_ranges, setting, known)
+        operands = scheme.operands(model, stage, states.for_ranges, setting)
     with phases("moments"):
         if states.deployed is None:
             together, exact = stage_moments(model, stage, states.exact, grids)
         else:
             together, exact = {}, walk(model, stage, states.exact, unseen)
     refuse_non_finite(stage, exact)
-    solved: dict[str, QuantizedLayer] = {}
+    solved: dict[str, Layer] = {}
     statistics: dict[str, LayerStatistics] = {}
     for site in stage.sites:
         path, linear = site.path, cast(nn.Linear, submodule(model, site.path, nn.Linear))
@@ -113,8 +127,7 @@ def calibrate_stage(
         problem = layer_problem(linear, moments, site, setting)
         with phases("solver"):
             solution = setting.solve(problem)
-        a_bits = act_bits(site, setting)
-        solved[path] = assemble(solution, grids.get(path), w_bits=problem.w_bits, a_bits=a_bits, rules=setting.rules)
+        solved[path] = scheme.layer(solution, site, grids, setting)
         with phases("statistics"):
             statistics[path] = layer_statistics(problem, solution)
     with phases("moments"):

@@ -1,18 +1,20 @@
-"""Activation ranges: exact percentiles from streamed tails, and the percentile whose grid has the least squared error.
+"""Activation ranges: exact percentiles from streamed tails, and the candidates that they give a range search.
 
 Letters:  p percentile;  g groups: 1 per tensor, k per channel;  n values per group in the whole calibration set
 A percentile of 0.999 needs only the largest and smallest 0.1 % of the values. Keeping those makes the percentile exact,
 for any number of images, and independent of how they are batched.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from erq_export.contract.formats.affine import Grid, asymmetric_grid, fake_quantize, snap_to_half, symmetric_grid
+from erq_export.contract.formats.affine import Grid, asymmetric_grid, snap_to_half, symmetric_grid
 from erq_export.contract.targets import GridRules
+
+from .search import Search, of_rows, of_tensor
 
 SMALLEST_STEP = 2.0**-20  # of a channel's largest value: float32 holds the zero point of a constant channel exactly
 CACHED_VALUES = 2**18  # float32 values whose errors are taken at a time: 1 MiB stays in the cache of a CPU
@@ -69,46 +71,23 @@ def _from_end(tail: Tensor, p: float, n: int) -> Tensor:
     return torch.lerp(tail[:, i], tail[:, j], step - int(step))
 
 
-@dataclass
-class RangeSearch:
-    """For one layer's input: one candidate grid a percentile; the squared error of each is summed in a second pass."""
+def range_search(tails: Tails, *, bits: int, rules: GridRules, per_channel: bool) -> Search[Grid]:
+    """The search for a layer's input or an operand: one candidate a percentile, tensors of shape () or, per channel, (k, 1).
 
-    candidates: list[Grid]
-    per_channel: bool
-    errors: list[Tensor] = field(default_factory=list)
+    A second pass shows it the values that the tails were made of, as `pieces` gives them.
+    """
+    grids = []
+    for p in PERCENTILES:
+        lo, hi = (end[:, None] if per_channel else end[0] for end in tails.range(p))
+        grids.append(activation_grid(lo, hi, bits=bits, rules=rules, per_channel=per_channel))
+    return Search(candidates=grids, error=of_rows if per_channel else of_tensor)
 
-    @classmethod
-    def from_tails(
-        cls,
-        tails: Tails,
-        *,
-        bits: int,
-        rules: GridRules,
-        per_channel: bool,
-        percentiles: Sequence[float] = PERCENTILES,
-    ) -> "RangeSearch":
-        ranges = [tails.range(p) for p in percentiles]
-        grids = [activation_grid(lo, hi, bits=bits, rules=rules, per_channel=per_channel) for lo, hi in ranges]
-        return cls(candidates=grids, per_channel=per_channel)
 
-    def add(self, x: Tensor) -> None:
-        """x (rows, k): the same rows that the tails were made of."""
-        values = groups(x, per_channel=self.per_channel)  # (g, m)
-        wide = [grid.map(lambda t: t[:, None]) for grid in self.candidates]
-        for piece in values.split(max(1, CACHED_VALUES // len(values)), 1):
-            sums = [(fake_quantize(piece, grid) - piece).double().square().sum(1) for grid in wide]
-            self.errors = [a + b for a, b in zip(self.errors, sums, strict=True)] if self.errors else sums
-
-    def best(self) -> Grid:
-        """Per group the grid of least squared error, the first on ties: tensors of shape (k,), or () per tensor."""
-        choice = torch.stack(self.errors).argmin(0)  # (g,)
-
-        def pick(name: str) -> Tensor:
-            stacked: Tensor = torch.stack([getattr(grid, name) for grid in self.candidates])
-            chosen = stacked.gather(0, choice[None])[0]
-            return chosen if self.per_channel else chosen[0]
-
-        return Grid(scale=pick("scale"), qmin=pick("qmin"), qmax=pick("qmax"))
+def pieces(x: Tensor, *, per_channel: bool) -> Iterable[Tensor]:
+    """x (rows, k) as groups, a few values at a time: (g, ≤ m)."""
+    values = groups(x, per_channel=per_channel)
+    few: Iterable[Tensor] = values.split(max(1, CACHED_VALUES // len(values)), 1)
+    return few
 
 
 def activation_grid(lo: Tensor, hi: Tensor, *, bits: int, rules: GridRules, per_channel: bool) -> Grid:

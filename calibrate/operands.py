@@ -6,19 +6,17 @@ is cheap, for what is above its end is rare. So the range is the one of least Σ
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from erq_export.contract.formats.affine import Grid, asymmetric_grid, fake_quantize, snap_to_half, symmetric_grid
-from erq_export.contract.quantized import QuantizedOperand
+from erq_export.contract.formats.affine import Grid, asymmetric_grid, snap_to_half, symmetric_grid
 from erq_export.contract.sites import OperandSite, Stage
 from erq_export.contract.targets import GridRules
 
 from .capture import walk_operands
-from .observers import RangeSearch, Tails, groups
-from .published.attention import published_operands
+from .observers import Tails, groups, pieces, range_search
+from .search import Search, of_product
 from .setting import Setting
 
 SOFTMAX_TOPS = tuple(2.0 ** (-j / 2) for j in range(14))  # of the largest probability: down to 1/90
@@ -39,57 +37,34 @@ def softmax_grid(top: Tensor, *, bits: int, rules: GridRules) -> Grid:
     return asymmetric_grid(zero, top, bits, snap=snap)
 
 
-@dataclass
-class SoftmaxSearch:
-    """One candidate grid for every top; the squared error that each makes in P V is summed as chunks go by."""
-
-    candidates: list[Grid]
-    errors: list[Tensor] = field(default_factory=list)
-
-    @classmethod
-    def below(cls, largest: Tensor, *, bits: int, rules: GridRules) -> "SoftmaxSearch":
-        """`largest` probability of the calibration set, shape ()."""
-        return cls(candidates=[softmax_grid(largest * share, bits=bits, rules=rules) for share in SOFTMAX_TOPS])
-
-    def add(self, P: Tensor, V: Tensor) -> None:
-        sums = [((fake_quantize(P, grid) - P) @ V).double().square().sum() for grid in self.candidates]
-        self.errors = [a + b for a, b in zip(self.errors, sums, strict=True)] if self.errors else sums
-
-    def best(self) -> Grid:
-        """The candidate of least error, the widest on ties."""
-        return self.candidates[int(torch.stack(self.errors).argmin())]
+def softmax_search(largest: Tensor, *, bits: int, rules: GridRules) -> Search[Grid]:
+    """One candidate for every top below the `largest` probability of the calibration set, (); the widest wins ties."""
+    grids = [softmax_grid(largest * share, bits=bits, rules=rules) for share in SOFTMAX_TOPS]
+    return Search(candidates=grids, error=of_product)
 
 
-def quantized_operands(
-    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting
-) -> dict[str, QuantizedOperand]:
-    """A grid for every operand of the stage, by path; none where attention stays float.
+def operand_grids(model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting) -> dict[str, Grid]:
+    """A grid for every operand of the stage, by path; none where the stage has no attention.
 
     Two passes over the float stage, like those of the layers' inputs: ranges, then the error of each candidate.
     """
-    if setting.attention == "fp16" or not stage.operands:
+    if not stage.operands:
         return {}
-    if setting.attention == "paper":
-        return published_operands(model, stage, hidden, setting)
     sites = {site.path: site for site in stage.operands}
     tails, largest = _ranges(model, stage, hidden, sites)
     bits, rules = setting.options.attention_bits, setting.rules
-    searches: dict[str, RangeSearch | SoftmaxSearch] = {
-        path: RangeSearch.from_tails(t, bits=bits, rules=rules, per_channel=False) for path, t in tails.items()
-    }
-    searches |= {path: SoftmaxSearch.below(top, bits=bits, rules=rules) for path, top in largest.items()}
+    searches = {path: range_search(t, bits=bits, rules=rules, per_channel=False) for path, t in tails.items()}
+    searches |= {path: softmax_search(top, bits=bits, rules=rules) for path, top in largest.items()}
 
     def measure(path: str, x: Tensor, beside: Tensor | None) -> None:
-        search = searches[path]
-        if isinstance(search, RangeSearch):
-            search.add(x)
-        elif beside is not None:
-            search.add(x, beside)
+        if sites[path].role == "softmax":
+            searches[path].add(x, beside)
+            return
+        for piece in pieces(x, per_channel=False):
+            searches[path].add(piece)
 
     walk_operands(model, stage, hidden, measure)
-    return {
-        path: QuantizedOperand(grid=searches[path].best(), bits=bits, role=site.role) for path, site in sites.items()
-    }
+    return {path: search.best() for path, search in searches.items()}
 
 
 def _ranges(

@@ -4,7 +4,7 @@ A calibration that was stopped reads these files and goes on behind the last one
 later stage depends on is in them as it was.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
@@ -14,9 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from erq_export.contract.bundle import Bundle, BundleDescription, LayerStatistics
-from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand, install
+from erq_export.contract.bundle import Bundle, BundleDescription, Layer, Operand
+from erq_export.contract.part import install
 from erq_export.contract.records import decode, encode
+from erq_export.contract.rows import LayerStatistics
 from erq_export.contract.sites import Stage, submodule
 
 from .states import States
@@ -37,8 +38,8 @@ class Checkpoints(Protocol):
 class StagePart:
     """One stage's share of a bundle, on the device it was made on; norms: its LayerNorms' parameters, as they are now."""
 
-    layers: dict[str, QuantizedLayer]
-    operands: dict[str, QuantizedOperand]
+    layers: Mapping[str, Layer]
+    operands: Mapping[str, Operand]
     statistics: dict[str, LayerStatistics]
     norms: dict[str, Tensor]
 
@@ -57,16 +58,14 @@ def finish_stage(model: nn.Module, part: StagePart) -> None:
         norm = cast(nn.LayerNorm, submodule(model, path, nn.LayerNorm))
         norm.elementwise_affine = True
         norm.register_parameter(parameter, nn.Parameter(value, requires_grad=False))
-    for path, layer in part.layers.items():
-        install(model, path, layer)
-    for path, operand in part.operands.items():
-        install(model, path, operand)
+    for path, quantized in (*part.layers.items(), *part.operands.items()):
+        install(model, path, quantized)
 
 
 def save_stage(checkpoints: Checkpoints, i: int, of: Bundle, part: StagePart, states: States) -> None:
     """Keep the i-th stage's share and the states behind it; `of` says which calibration it belongs to."""
     share = replace(of, layers=part.layers, operands=part.operands, leftovers=part.norms, statistics=part.statistics)
-    tensors = share.tensors() | {f"state.{name}": t.cpu().contiguous() for name, t in states.named().items()}
+    tensors = share.tensors() | {f"state.{name}": t.cpu().contiguous() for name, t in states.tensors().items()}
     words = encode(share.description(NO_HASH)).decode()
     checkpoints.save(_name(i), lambda path: save_file(tensors, path, metadata={DESCRIPTION: words}))
 
@@ -80,7 +79,7 @@ def load_stage(checkpoints: Checkpoints, i: int, device: torch.device) -> tuple[
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
         words = file.metadata()[DESCRIPTION]
     share = Bundle.of(decode(BundleDescription, words.encode(), source=str(path)), tensors)
-    states = States.from_named({k.removeprefix("state."): t for k, t in tensors.items() if k.startswith("state.")})
+    states = States.from_tensors({k.removeprefix("state."): t for k, t in tensors.items() if k.startswith("state.")})
     part = StagePart(layers=share.layers, operands=share.operands, statistics=share.statistics, norms=share.leftovers)
     return part, states
 

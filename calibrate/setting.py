@@ -33,6 +33,11 @@ class Setting:
             rules=asked.rules,
         )
 
+    @property
+    def simulated(self) -> bool:
+        """Is this for `reference` alone, so that no container limits the grids?"""
+        return not self.rules.holds_zero
+
     def solve(self, problem: Problem) -> Solution:
         """One layer's integers, by the method's solver."""
         solver: Any = resolve_attribute(self.method.solver)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from erq_export.contract.formats.affine import Grid, fake_quantize
-from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand, install
+from erq_export.contract.formats.affine import Grid
+from erq_export.contract.part import Part, install
 from erq_export.contract.sites import Site, Stage
 
 from .capture import unseen, walk
@@ -18,7 +18,7 @@ from .methods.options import Options
 from .moments import Moments
 
 Chunks = Sequence[Tensor]
-Installed = Mapping[str, QuantizedLayer | QuantizedOperand]
+Installed = Mapping[str, Part]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +44,14 @@ class States:
         """What input ranges are searched on."""
         return self.exact if self.ranged is None else self.ranged
 
-    def named(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """Every chunk by a name of its own, so that they can be kept in a file."""
         kinds = {"exact": self.exact, "ranged": self.ranged, "deployed": self.deployed}
         return {f"{kind}.{j:06d}": t for kind, chunks in kinds.items() for j, t in enumerate(chunks or ())}
 
     @classmethod
-    def from_named(cls, tensors: Mapping[str, Tensor]) -> "States":
-        """Inverse of `named`."""
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "States":
+        """Inverse of `tensors`."""
 
         def chunks(kind: str) -> Chunks | None:
             return [tensors[name] for name in sorted(tensors) if name.startswith(f"{kind}.")] or None
@@ -65,8 +65,8 @@ class States:
         exact: Chunks,
         *,
         grids: Mapping[str, Grid],
-        layers: Mapping[str, QuantizedLayer],
-        operands: Mapping[str, QuantizedOperand],
+        layers: Installed,
+        operands: Installed,
     ) -> "States":
         """Behind the stage, which is still float and gave `exact`; `grids`, `layers` and `operands` are its own."""
         ranged = None
@@ -81,7 +81,7 @@ class States:
 
 
 @contextmanager
-def installed(model: nn.Module, layers: Mapping[str, QuantizedLayer | QuantizedOperand]) -> Iterator[None]:
+def installed(model: nn.Module, layers: Installed) -> Iterator[None]:
     """The model with `layers` (or operands) in place; the float modules return afterwards."""
     floats = {path: model.get_submodule(path) for path in layers}
     try:
@@ -103,7 +103,7 @@ def stage_moments(
     def add(path: str, x: Tensor) -> None:
         if path not in moments:
             moments[path] = Moments.zero(x.shape[1], bias=True, device=x.device)
-        moments[path].add(x, fake_quantize(x, grids[path]) if path in grids else x)
+        moments[path].add(x, grids[path].fake_quantize(x) if path in grids else x)
 
     return moments, walk(model, stage, hidden, add)
 
@@ -115,7 +115,7 @@ def deployed_moments(
     exact: Chunks,
     deployed: Chunks,
     grid: Grid | None,
-    layers: Mapping[str, QuantizedLayer | QuantizedOperand],
+    layers: Installed,
 ) -> Moments:
     """The moments of one site with x̂ = Q(x′): x from the float stage, x′ behind the stage's finished `layers`.
 
@@ -128,7 +128,7 @@ def deployed_moments(
         with installed(model, layers):
             x_deployed = site_input(model, stage, site, h_deployed)
         moments = moments or Moments.zero(x.shape[1], bias=True, device=x.device)
-        moments.add(x, x_deployed if grid is None else fake_quantize(x_deployed, grid))
+        moments.add(x, x_deployed if grid is None else grid.fake_quantize(x_deployed))
     if moments is None:
         raise ValueError("there is no calibration image")
     return moments

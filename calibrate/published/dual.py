@@ -5,20 +5,30 @@ The LayerNorm fold multiplies whole columns, so outliers come by columns; one gr
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from erq_export.contract.formats.affine import Grid
+from erq_export.contract.formats.format import joined
 from erq_export.contract.sites import Role
 from erq_export.contract.targets import GridRules
 
+from ..solve.problem import Solution
 from ..solve.weight_grid import PERCENTILES, weight_grid
 
 DUAL_ROLES: tuple[Role, ...] = ("qkv", "fc1")
 TAIL = 0.99
 ROWS_A_COLUMN = 20  # at most one outlier column for so many rows
 LARGEST_QUANTILE = 2**23  # entries; torch.quantile refuses twice as many
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualSolution(Solution):
+    """A solution whose grid has tensors (n, k): of its own for the columns `outliers` (m,), ascending, at least one."""
+
+    outliers: Tensor
 
 
 def outlier_columns(W: Tensor) -> Tensor:
@@ -53,7 +63,4 @@ def dual_grid(
     inside = torch.zeros(W.shape[1], dtype=torch.bool, device=W.device)
     inside[columns] = True
     own, usual = (weight_grid(W[:, c], bits=bits, rules=rules, percentiles=percentiles) for c in (inside, ~inside))
-    scale, qmin, qmax = (
-        torch.where(inside, getattr(own, name), getattr(usual, name)) for name in ("scale", "qmin", "qmax")
-    )  # (n, k) each
-    return Grid(scale=scale, qmin=qmin, qmax=qmax), columns
+    return joined([own, usual], lambda two: torch.where(inside, two[0], two[1])), columns  # (n, k) each

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from erq_export.contract.errors import MachineError
-from erq_export.contract.formats.affine import Grid
+from erq_export.contract.formats.format import Format
 
-from ..solve.rounding import flip, neighbours
+from ..solve.rounding import flip
 from .solver import find_solver
 
 LARGEST = 1e3  # coefficient handed to the solver: CBC's tolerances, 1e-5 to 1e-7, are absolute
@@ -132,7 +132,7 @@ def linearised(program: Program) -> tuple[Any, list[Any]]:
 
 
 def mipq(
-    W: Tensor, grid: Grid, M: Tensor, limit: int, *, columns: int, seconds: float, deadline: float | None = None
+    W: Tensor, grid: Format, M: Tensor, limit: int, *, columns: int, seconds: float, deadline: float | None = None
 ) -> Tensor:
     """Start from `flip`, then decide every row's blocks of `columns` columns by the program: rounded W (n, h).
 
@@ -142,7 +142,7 @@ def mipq(
     them; `mipq_time` says it before the start). A program that runs out of time depends on the machine's load; the others
     give the same bits every time. MachineError where `deadline`, in seconds of time.monotonic, passes between two programs.
     """
-    down, up, _ = neighbours(W, grid)
+    down, up, _ = grid.neighbours(W)
     bits: list[Bits] = [tuple(row) for row in (flip(W, grid, M, limit) == up).tolist()]
     rows = list(zip(exact(W), exact(down), exact(up), strict=True))
     with tempfile.TemporaryDirectory(prefix="mipq-") as folder:

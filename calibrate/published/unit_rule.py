@@ -9,12 +9,10 @@ depends on the scale of the inputs, and small inputs make it idle (docs/method.m
 import torch
 from torch import Tensor
 
-from erq_export.contract.formats.affine import Grid
-
-from ..solve.rounding import neighbours
+from erq_export.contract.formats.format import Format
 
 
-def unit(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:
+def unit(W: Tensor, grid: Format, M: Tensor, limit: int) -> Tensor:
     """At most `limit` flips a row: returns rounded W (n, h).
 
         j = argmax |g_j| over g_j d_j > 0;     v = d_j − g_j;     d_j ← the neighbour nearer to v, the upper on ties
@@ -22,7 +20,7 @@ def unit(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:
     kept where the loss has not risen. The published code goes on with every row until all fail at once, but a row whose
     step is refused, or leads back to where it is, meets the same step again: here it stops, with the same result.
     """
-    down, up, is_up = neighbours(W, grid)
+    down, up, is_up = grid.neighbours(W)
     d = torch.where(is_up, up, down) - W
     other = torch.where(is_up, down, up) - W
     g = 2 * d @ M

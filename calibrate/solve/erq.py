@@ -5,11 +5,10 @@ Letters:  W (n, K) weight with the bias as last column;  λ the paper's ridge;  
 
 from functools import partial
 
-from erq_export.contract.formats.affine import quantize
 from erq_export.contract.sites import Role
 
 from ..methods.erq import ErqOptions
-from ..published.dual import DUAL_ROLES, dual_grid
+from ..published.dual import DUAL_ROLES, DualSolution, dual_grid
 from ..published.mipq import mipq
 from ..published.unit_rule import unit
 from .aqer import weight_shift
@@ -57,7 +56,9 @@ def solve(problem: Problem, options: ErqOptions) -> Solution:
         grid, outliers = dual_grid(W[:, :k], bits=problem.w_bits, rules=rules, percentiles=percentiles)
     refine = refinement(options)
     W = quantize_columns(W, moments.G, moments.n_rows, grid, ridge, k=k, refine=refine, limit=options.flips)
-    q, bias = quantize(W[:, :k], grid), W[:, k]
+    q, bias = grid.quantize(W[:, :k]), W[:, k]
     if options.row_steps and outliers is None:  # steps count in one scale a row
         q, bias = refine_rows(q, grid, wanted, moments.G, for_weights, options.row_steps)
-    return Solution(q=q, grid=grid, bias=bias, outliers=outliers)
+    if outliers is not None:
+        return DualSolution(q=q, grid=grid, bias=bias, outliers=outliers)
+    return Solution(q=q, grid=grid, bias=bias)

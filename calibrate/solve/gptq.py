@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from erq_export.contract.errors import SpecError
-from erq_export.contract.formats.affine import Grid, dequantize, quantize
+from erq_export.contract.formats.affine import Grid
 
 from ..methods.gptq import GptqOptions
 from .problem import Problem, Solution
@@ -37,8 +37,8 @@ def quantize_in_turn(W: Tensor, U: Tensor, grid: Grid, *, block: int) -> Tensor:
     for start in range(0, k, block):
         stop = min(start + block, k)
         for j in range(start, stop):
-            q[j] = quantize(columns[j] + owed[j] / U[j, j], levels)
-            delta[j] = columns[j] - dequantize(q[j], levels)
+            q[j] = levels.quantize(columns[j] + owed[j] / U[j, j])
+            delta[j] = columns[j] - levels.dequantize(q[j])
             owed[j + 1 : stop].addr_(U[j, j + 1 : stop], delta[j])
         owed[stop:].addmm_(U[start:stop, stop:].T, delta[start:stop])
     return q.T

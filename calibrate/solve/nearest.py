@@ -1,7 +1,5 @@
 """Every weight to its nearest grid point: `rtn`, and on a reparameterised model `repq`."""
 
-from erq_export.contract.formats.affine import quantize
-
 from ..methods.options import Options
 from .problem import Problem, Solution
 from .weight_grid import PERCENTILES, weight_grid
@@ -11,4 +9,4 @@ def solve(problem: Problem, options: Options) -> Solution:
     """Round to nearest; the bias untouched."""
     percentiles = PERCENTILES[options.weight_percentiles]
     grid = weight_grid(problem.weight, bits=problem.w_bits, rules=problem.rules, percentiles=percentiles)
-    return Solution(q=quantize(problem.weight, grid), grid=grid, bias=problem.bias)
+    return Solution(q=grid.quantize(problem.weight), grid=grid, bias=problem.bias)

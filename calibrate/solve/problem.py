@@ -34,12 +34,8 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """Integers q (n, k) as float64, their grid with tensors (n, 1), and the bias (n,) that goes with them.
-
-    With a second grid for the columns `outliers` (m,), the grid's tensors are (n, k).
-    """
+    """Integers q (n, k) as float64, their grid with tensors (n, 1), and the bias (n,) that goes with them."""
 
     q: Tensor
     grid: Grid
     bias: Tensor
-    outliers: Tensor | None = None

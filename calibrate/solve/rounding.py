@@ -12,31 +12,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from erq_export.contract.formats.affine import Grid, codes_around, dequantize, quantize
+from erq_export.contract.formats.format import Format
 
 from .rows import kernels
 
-Refinement = Callable[[Tensor, Grid, Tensor, int], Tensor]
+Refinement = Callable[[Tensor, Format, Tensor, int], Tensor]
 Choice = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # c, g, q, d → which rows flip, which entry
 
 
-def neighbours(W: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """(down, up, starts_up): the grid points around each weight (n, h), and whether the nearest one is the upper.
-
-    Beyond the grid both neighbours are its end, and the entry cannot flip.
-    """
-    down, up, nearest = codes_around(W, grid)
-    return dequantize(down, grid), dequantize(up, grid), nearest == up
-
-
-def flip(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:
+def flip(W: Tensor, grid: Format, M: Tensor, limit: int) -> Tensor:
     """Each row flips the entry of best exact gain until none helps, at most `limit` times: returns rounded W (n, h).
 
     Goes beyond the paper (docs/method.md, "Rounding refinement"): the gain is exact and decides alone. The loss never
     rises.
     """
 
-    down, up, is_up = neighbours(W, grid)
+    down, up, is_up = grid.neighbours(W)
     d, c, g = _start(W, down, up, is_up, M)
     is_up = is_up.contiguous()  # what is changed below must not be a copy
     if compiled := kernels(W):
@@ -51,12 +42,12 @@ def _best_gain(c: Tensor, g: Tensor, q: Tensor, _d: Tensor) -> tuple[Tensor, Ten
     return gain < 0, j
 
 
-def paper(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:
+def paper(W: Tensor, grid: Format, M: Tensor, limit: int) -> Tensor:
     """The published rule with k = 1: flip where the gradient 2 d M is largest among entries of the same sign as their
     error; stop a row at its first flip that does not help. Returns rounded W (n, h). Source:
     docs/method.md, "Published rounding rule"."""
 
-    down, up, is_up = neighbours(W, grid)
+    down, up, is_up = grid.neighbours(W)
     d, c, g = _start(W, down, up, is_up, M)
     _descend(d, c, g, is_up, M=M, limit=limit, choose=_steepest)
     return torch.where(is_up, up, down)
@@ -99,9 +90,9 @@ def _descend(d: Tensor, c: Tensor, g: Tensor, is_up: Tensor, *, M: Tensor, limit
         is_up[rows, j] ^= helps
 
 
-def nearest(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:  # noqa: ARG001  the interface of a refinement
+def nearest(W: Tensor, grid: Format, M: Tensor, limit: int) -> Tensor:  # noqa: ARG001  the interface of a refinement
     """No refinement: every weight to its nearest grid point."""
-    return dequantize(quantize(W, grid), grid)
+    return grid.dequantize(grid.quantize(W))
 
 
 REFINEMENTS: dict[str, Refinement] = {"flip": flip, "paper": paper, "none": nearest}

@@ -4,7 +4,6 @@ Letters:  W (n, k) weight;  p percentile
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import partial
 
 import numpy as np
@@ -15,13 +14,14 @@ from erq_export.contract.formats.affine import (
     Grid,
     asymmetric_grid,
     common_power,
-    fake_quantize,
     snap_to_ratio,
     symmetric_grid,
 )
+from erq_export.contract.formats.format import joined
 from erq_export.contract.targets import GridRules
 
 from ..observers import SMALLEST_STEP
+from ..search import Search, of_rows
 from .rows import by_rows
 
 Make = Callable[..., Grid]
@@ -50,8 +50,7 @@ def weight_grid(W: Tensor, *, bits: int, rules: GridRules, percentiles: Sequence
     def search(rows: slice) -> Grid:
         return _search(W[rows], make=make, snap=snap, rules=rules, percentiles=percentiles)
 
-    pieces = by_rows(search, W)
-    return Grid(**{f.name: torch.cat([getattr(piece, f.name) for piece in pieces]) for f in fields(Grid)})
+    return joined(by_rows(search, W), torch.cat)
 
 
 def _search(W: Tensor, *, make: Make, snap: Snap | None, rules: GridRules, percentiles: Sequence[float]) -> Grid:
@@ -59,17 +58,10 @@ def _search(W: Tensor, *, make: Make, snap: Snap | None, rules: GridRules, perce
     ordered = _sorted(W)
     if not rules.holds_zero:
         snap = partial(torch.maximum, ordered[:, [0, -1]].abs().amax(1, keepdim=True).float() * SMALLEST_STEP)
-    best: Grid | None = None
-    least = torch.full((len(W), 1), torch.inf, dtype=W.dtype, device=W.device)
-    for p in percentiles:
-        grid = make(*_held(_quantile(ordered, 1 - p), _quantile(ordered, p), rules), snap=snap)
-        error = fake_quantize(W, grid).sub_(W).square_().sum(1, keepdim=True)
-        better = error < least
-        least = torch.where(better, error, least)
-        best = grid if best is None else _choose(better, grid, best)
-    if best is None:
-        raise ValueError("no percentile was given")
-    return best
+    ranges = [(_quantile(ordered, 1 - p), _quantile(ordered, p)) for p in percentiles]
+    searched = Search(candidates=[make(*_held(lo, hi, rules), snap=snap) for lo, hi in ranges], error=of_rows)
+    searched.add(W)
+    return searched.best()
 
 
 def _held(lo: Tensor, hi: Tensor, rules: GridRules) -> tuple[Tensor, Tensor]:
@@ -88,11 +80,3 @@ def _quantile(ordered: Tensor, p: float) -> Tensor:
     i = int(position)
     j = min(i + 1, ordered.shape[1] - 1)
     return torch.lerp(ordered[:, i : i + 1], ordered[:, j : j + 1], position - i)
-
-
-def _choose(mask: Tensor, a: Grid, b: Grid) -> Grid:
-    return Grid(
-        scale=torch.where(mask, a.scale, b.scale),
-        qmin=torch.where(mask, a.qmin, b.qmin),
-        qmax=torch.where(mask, a.qmax, b.qmax),
-    )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from erq_export.contract.formats.affine import Grid, dequantize, quantize
+from erq_export.contract.formats.affine import Grid
 
 from .ridge import Ridge
 from .rounding import Refinement
@@ -49,7 +49,7 @@ def quantize_columns(
             V[:, S] = rounded
             V[:, R] += ridge.absorb(d, S, R)
         if k == V.shape[1]:
-            V[:, -1:] = dequantize(quantize(V[:, -1:], levels), levels)
+            V[:, -1:] = levels.dequantize(levels.quantize(V[:, -1:]))
         return V
 
     return torch.cat(by_rows(quantize_rows, W))

@@ -4,25 +4,24 @@ The bundle is the only thing that crosses from calibration to export and validat
 times, no machine paths, keys sorted.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from msgspec import structs
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from erq_export.contract.errors import DataError
+from erq_export.contract.errors import DataError, SpecError
 from erq_export.contract.files import file_sha256
-from erq_export.contract.formats.affine import Grid
-from erq_export.contract.formats.logarithmic import LogGrid
 from erq_export.contract.identity import Identity
 from erq_export.contract.preprocess import Preprocess
-from erq_export.contract.quantized import Outliers, QuantizedLayer, QuantizedOperand, bounds
-from erq_export.contract.records import FileRecord, ModulePath, Record, Sha256, encode, read
-from erq_export.contract.sites import OperandRole
+from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand
+from erq_export.contract.records import FileRecord, Record, Sha256, encode, read
+from erq_export.contract.rows import LayerRow, LayerStatistics, OperandRow
+from erq_export.contract.simulated import SimulatedLayer, SimulatedLayerRow, SimulatedOperand, SimulatedOperandRow
 from erq_export.contract.spec import Quantization
 
 TENSORS, DESCRIPTION = "tensors.safetensors", "bundle.json"
@@ -36,63 +35,37 @@ class DataFingerprint(Record, frozen=True, kw_only=True):
     pixels_sha256: Sha256
 
 
-class LayerStatistics(Record, frozen=True, kw_only=True):
-    """Output errors of one layer on the calibration rows, relative to the output's energy: Σ‖ŷ − y‖²/Σ‖y‖².
-
-    error_inputs: with only the inputs quantized;  error_nearest: with the weights then rounded to nearest;  error: as solved.
-    """
-
-    n_rows: int
-    error_inputs: float
-    error_nearest: float
-    error: float
-
-
-class LayerRow(Record, frozen=True, kw_only=True):
-    """What the description says of a layer; its tensors are `layer.<path>.<name>`. Without bounds its input stays float."""
-
-    path: ModulePath
-    w_bits: int
-    a_bits: int
-    act_qmin: float | None = None
-    act_qmax: float | None = None
-    statistics: LayerStatistics | None = None
-
-
-class OperandRow(Record, frozen=True, kw_only=True):
-    """What the description says of an operand; its scale is `operand.<path>.scale`. Without bounds its grid is logarithmic."""
-
-    path: ModulePath
-    role: OperandRole
-    bits: int
-    qmin: float | None = None
-    qmax: float | None = None
+Layer = QuantizedLayer | SimulatedLayer
+Operand = QuantizedOperand | SimulatedOperand
 
 
 class BundleDescription(FileRecord, frozen=True, kw_only=True):
     """bundle.json: everything of a bundle that is no tensor."""
 
-    FORMAT: ClassVar[int] = 3
+    FORMAT: ClassVar[int] = 4
     WHAT: ClassVar[str] = "bundle"
     REMEDY: ClassVar[str] = "calibrate again"
 
     spec: Quantization
     model: Identity
     data: DataFingerprint
-    layers: tuple[LayerRow, ...]
-    operands: tuple[OperandRow, ...]
+    layers: tuple[LayerRow | SimulatedLayerRow, ...]
+    operands: tuple[OperandRow | SimulatedOperandRow, ...]
     versions: dict[str, str]
     tensors_sha256: Sha256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """Quantized layers by module path, the float remainder as a state dict, and how all of it came about."""
+    """Quantized layers by module path, the float remainder as a state dict, and how all of it came about.
+
+    Its parts are deployed, or, calibrated for `reference` alone, simulated: whoever writes graphs asks for `deployed`.
+    """
 
     spec: Quantization
     identity: Identity
-    layers: dict[str, QuantizedLayer]
-    operands: dict[str, QuantizedOperand] = field(default_factory=dict)  # of attention; none where it stays float
+    layers: Mapping[str, Layer]
+    operands: Mapping[str, Operand] = field(default_factory=dict)  # of attention; none where it stays float
     leftovers: dict[str, Tensor]
     data: DataFingerprint
     statistics: dict[str, LayerStatistics] = field(default_factory=dict)
@@ -107,8 +80,9 @@ class Bundle:
         """Every tensor by its name in the file, on the CPU, names sorted."""
         tensors = {f"float.{name}": t for name, t in self.leftovers.items()}
         for path, layer in self.layers.items():
-            tensors |= {f"layer.{path}.{name}": t for name, t in _tensors(layer).items()}
-        tensors |= {f"operand.{path}.scale": operand.grid.scale for path, operand in self.operands.items()}
+            tensors |= {f"layer.{path}.{name}": t for name, t in layer.stored().items()}
+        for path, operand in self.operands.items():
+            tensors |= {f"operand.{path}.{name}": t for name, t in operand.stored().items()}
         return {k: tensors[k].detach().cpu().contiguous() for k in sorted(tensors)}
 
     def description(self, tensors_sha256: str) -> BundleDescription:
@@ -117,21 +91,30 @@ class Bundle:
             spec=self.spec,
             model=self.identity,
             data=self.data,
-            layers=tuple(self._layer_row(path, layer) for path, layer in self.layers.items()),
-            operands=tuple(_operand_row(path, operand) for path, operand in self.operands.items()),
+            layers=tuple(_layer_row(path, part, self.statistics.get(path)) for path, part in self.layers.items()),
+            operands=tuple(_operand_row(path, part) for path, part in self.operands.items()),
             versions=self.versions,
             tensors_sha256=tensors_sha256,
         )
 
-    def _layer_row(self, path: str, layer: QuantizedLayer) -> LayerRow:
-        qmin, qmax = (None, None) if layer.act is None else bounds(layer.act)
-        return LayerRow(
-            path=path,
-            w_bits=layer.w_bits,
-            a_bits=layer.a_bits,
-            act_qmin=qmin,
-            act_qmax=qmax,
-            statistics=self.statistics.get(path),
+    def deployed(self) -> "Deployed":
+        """The same, its parts known to be such as a graph can hold. SpecError for one that is simulated."""
+        layers = {path: part for path, part in self.layers.items() if isinstance(part, QuantizedLayer)}
+        operands = {path: part for path, part in self.operands.items() if isinstance(part, QuantizedOperand)}
+        if len(layers) < len(self.layers) or len(operands) < len(self.operands):
+            raise SpecError(
+                "the bundle was calibrated for reference alone: its grids need not fit any target",
+                fix="calibrate again, for example with --to onnx",
+            )
+        return Deployed(
+            spec=self.spec,
+            identity=self.identity,
+            layers=layers,
+            operands=operands,
+            leftovers=self.leftovers,
+            data=self.data,
+            statistics=self.statistics,
+            versions=self.versions,
         )
 
     @classmethod
@@ -151,11 +134,11 @@ class Bundle:
     @classmethod
     def of(cls, description: BundleDescription, tensors: dict[str, Tensor]) -> "Bundle":
         """Inverse of `tensors` and `description`. KeyError for a tensor that is missing."""
-        return cls(
+        return Bundle(
             spec=description.spec,
             identity=_checked(description.model),
-            layers={row.path: _layer(row, tensors) for row in description.layers},
-            operands={row.path: _operand(row, tensors) for row in description.operands},
+            layers={row.path: row.part(_Own(tensors, f"layer.{row.path}.")) for row in description.layers},
+            operands={row.path: row.part(_Own(tensors, f"operand.{row.path}.")) for row in description.operands},
             leftovers={k.removeprefix("float."): t for k, t in tensors.items() if k.startswith("float.")},
             data=description.data,
             statistics={row.path: row.statistics for row in description.layers if row.statistics is not None},
@@ -163,60 +146,45 @@ class Bundle:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Deployed(Bundle):
+    """A bundle that graphs can be written from."""
+
+    layers: Mapping[str, QuantizedLayer]
+    operands: Mapping[str, QuantizedOperand] = field(default_factory=dict)
+
+
 def _checked(identity: Identity) -> Identity:
     """The identity with its preprocessing held to the rules that the command line has. SpecError otherwise."""
     return structs.replace(identity, preprocess=Preprocess.from_config(identity.preprocess.to_json(), {}))
 
 
-def _operand_row(path: str, operand: QuantizedOperand) -> OperandRow:
-    qmin, qmax = bounds(operand.grid) if isinstance(operand.grid, Grid) else (None, None)
-    return OperandRow(path=path, role=operand.role, bits=operand.bits, qmin=qmin, qmax=qmax)
+def _layer_row(path: str, layer: Layer, statistics: LayerStatistics | None) -> LayerRow | SimulatedLayerRow:
+    if isinstance(layer, SimulatedLayer):
+        return SimulatedLayerRow.of(path, layer, statistics)
+    return LayerRow.of(path, layer, statistics)
 
 
-def _tensors(layer: QuantizedLayer) -> dict[str, Tensor]:
-    tensors = {
-        "weight_q": layer.weight_q,
-        "weight_scale": layer.weight_scale,
-        "weight_qmin": layer.weight_qmin,
-        "bias": layer.bias,
-    }
-    if layer.act is not None:
-        tensors["act_scale"] = layer.act.scale
-    if layer.outliers is not None:
-        tensors |= {f"outlier_{name}": getattr(layer.outliers, name) for name in ("columns", "scale", "qmin")}
-    return tensors
+def _operand_row(path: str, operand: Operand) -> OperandRow | SimulatedOperandRow:
+    if isinstance(operand, SimulatedOperand):
+        return SimulatedOperandRow.of(path, operand)
+    return OperandRow.of(path, operand)
 
 
-def _layer(row: LayerRow, tensors: dict[str, Tensor]) -> QuantizedLayer:
-    def tensor(name: str) -> Tensor:
-        return tensors[f"layer.{row.path}.{name}"]
+class _Own(Mapping[str, Tensor]):
+    """One part's tensors by their short names; KeyError names a missing one as it is called in the file."""
 
-    outliers, act = None, None
-    if f"layer.{row.path}.outlier_columns" in tensors:
-        outliers = Outliers(**{name: tensor(f"outlier_{name}") for name in ("columns", "scale", "qmin")})
-    if row.act_qmin is not None and row.act_qmax is not None:
-        act = _grid(tensor("act_scale"), row.act_qmin, row.act_qmax)
-    return QuantizedLayer(
-        weight_q=tensor("weight_q"),
-        weight_scale=tensor("weight_scale"),
-        weight_qmin=tensor("weight_qmin"),
-        bias=tensor("bias"),
-        act=act,
-        w_bits=row.w_bits,
-        a_bits=row.a_bits,
-        outliers=outliers,
-    )
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
+        self._tensors, self._prefix = tensors, prefix
 
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[self._prefix + name]
 
-def _operand(row: OperandRow, tensors: dict[str, Tensor]) -> QuantizedOperand:
-    scale = tensors[f"operand.{row.path}.scale"]
-    if row.qmin is None or row.qmax is None:
-        return QuantizedOperand(grid=LogGrid(scale=scale, bits=row.bits), bits=row.bits, role=row.role)
-    return QuantizedOperand(grid=_grid(scale, row.qmin, row.qmax), bits=row.bits, role=row.role)
+    def __iter__(self) -> Iterator[str]:
+        return (name.removeprefix(self._prefix) for name in self._tensors if name.startswith(self._prefix))
 
-
-def _grid(scale: Tensor, qmin: float, qmax: float) -> Grid:
-    return Grid(scale=scale, qmin=torch.tensor(float(qmin)), qmax=torch.tensor(float(qmax)))
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def fingerprint(folder: Path) -> str:

@@ -28,8 +28,8 @@ from erq_export.data.held_out import HeldOut, Images, Prepared
 from erq_export.data.images import ImageFolder
 from erq_export.flow import run as flow
 from erq_export.flow.artifacts import Artifact
+from erq_export.flow.begin import NOTHING_OWN, Own, begin
 from erq_export.flow.job import Job, resolve
-from erq_export.flow.run import NOTHING_OWN, Own
 from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT, Ui
@@ -127,7 +127,7 @@ def calibrate(
     """
     job, own = _asked(model, bits, to, data, None, options, architecture, given)
     with _opened(store) as kept:
-        work = flow.begin(job, _shown(ui), kept, own)
+        work = begin(job, _shown(ui), kept, own)
         images = work.calibration_images(job.data.seed)
         return Bundle.load(work.stages.bundle(work.model, images, job.quantization).folder)
 

@@ -18,6 +18,7 @@ from erq_export.contract.memory import available_memory
 from erq_export.contract.records import decode, encode
 from erq_export.contract.registry import resolve_attribute
 from erq_export.contract.spec import Pack, Quantization
+from erq_export.flow.begin import begin
 from erq_export.flow.job import Job
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT
@@ -68,8 +69,6 @@ def fill_store(work: Work, function: str, wanted: Sequence[tuple[Quantization, P
 @lru_cache(maxsize=1)
 def _work(job: bytes, root: Path) -> Work:
     """A worker's own, kept from piece to piece."""
-    from erq_export.flow.run import begin
-
     return begin(decode(Job, job, source="the job"), SILENT, Store.at(root))
 
 

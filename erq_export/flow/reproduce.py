@@ -17,8 +17,9 @@ from erq_export.contract.output.writing import Writing
 from erq_export.contract.records import from_plain, plain_of, read
 from erq_export.contract.run_manifest import RunManifest
 from erq_export.contract.targets import deployable
+from erq_export.flow.begin import begin, check_cost
 from erq_export.flow.job import Job
-from erq_export.flow.run import begin, check_cost, inputs, machine, make, place, version_of_packages
+from erq_export.flow.run import inputs, machine, make, place, version_of_packages
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
 

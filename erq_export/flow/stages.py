@@ -4,6 +4,7 @@ made of. Running again, comparing methods and pricing choices are the same stage
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, cast
 
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from erq_export.backends.machine import processor
 from erq_export.backends.tensorrt import Package
+from erq_export.calibrate.known_ranges import KnownRanges, deciding
 from erq_export.calibrate.loop import calibrate as find_integers
-from erq_export.contract.bundle import Bundle
+from erq_export.calibrate.setting import Setting
+from erq_export.contract.bundle import Bundle, Deployed
 from erq_export.contract.engine import ENGINE, EngineRecord
 from erq_export.contract.manifest import MANIFEST, GraphManifest, Origin
 from erq_export.contract.parity import ParityReport
@@ -56,7 +59,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "figures": ("backends", "contract", "data", "models", "validate", "flow.stages"),
 }
 PARITY = "parity.json"
-DECISIONS, FIGURES = "decisions.safetensors", "figures.json"
+DECISIONS, FIGURES, RANGES = "decisions.safetensors", "figures.json", "ranges.safetensors"
 
 
 class LogitsError(FileRecord, frozen=True, kw_only=True):
@@ -81,6 +84,7 @@ class Stages:
 
         def make(work: Work) -> None:
             fresh = replace(model, model=copy.deepcopy(model.model))
+            known = self._known_ranges(inputs, asked)
             found = find_integers(
                 fresh,
                 images,
@@ -88,8 +92,10 @@ class Stages:
                 device=self.device,
                 progress=self.ui.progress,
                 checkpoints=work.checkpoints,
+                known=known,
             )
             found.save(work.folder)
+            self._keep_ranges(inputs, asked, known, n_sites=len(found.layers))
 
         inputs = {"model": model.fingerprint, "images": images.sha256, **self._arithmetic(), **versions("numba")}
         return self._kept(
@@ -100,7 +106,7 @@ class Stages:
         """Lower the trace for the target: model.onnx and manifest.json."""
 
         def make(work: Work) -> None:
-            found = Bundle.load(bundle.folder)
+            found = Bundle.load(bundle.folder).deployed()
             made_of = origin(found, bundle.content)
             graph, manifest = lowered(self.markers(found), named(target), made_of, pack=pack)
             save(graph, work.folder / "model.onnx")
@@ -109,7 +115,7 @@ class Stages:
         inputs = {"bundle": bundle.content, **versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")}
         return self._kept("graph", inputs, {"target": target, "pack": pack}, make, f"graph for {target}")
 
-    def markers(self, bundle: Bundle) -> ir.Model:
+    def markers(self, bundle: Deployed) -> ir.Model:
         """The bundle's marker graph. Bundles of one architecture differ in values alone: the first one's trace serves all."""
 
         def make(work: Work) -> None:
@@ -164,7 +170,7 @@ class Stages:
         """Hold a graph in ONNX Runtime against the bundle's reference on `pixels`, whose hash is `images`."""
 
         def make(work: Work) -> None:
-            found = Bundle.load(bundle.folder)
+            found = Bundle.load(bundle.folder).deployed()
             report = check_parity(
                 reference_model(found),
                 graph.folder / "model.onnx",
@@ -209,14 +215,37 @@ class Stages:
         kept = self._kept("figures", inputs | self._arithmetic(), {}, make, "error of the logits")
         return read(LogitsError, kept.folder / FIGURES).relative_l2
 
+    def _known_ranges(self, inputs: Mapping[str, str], asked: Quantization) -> KnownRanges:
+        """Grids that another calibration has found on the same activations; none where none was made."""
+        entry = self.store.find("ranges", self._ranges_key(inputs, asked))
+        return KnownRanges() if entry is None else KnownRanges.load(entry.folder / RANGES, self.device)
+
+    def _keep_ranges(self, inputs: Mapping[str, str], asked: Quantization, known: KnownRanges, *, n_sites: int) -> None:
+        """For other bits and methods; a run that went on behind a checkpoint has not seen all of them."""
+        if len(known.grids) >= n_sites - 1:  # the image may stay float
+            what = f"input ranges at a{asked.bits.a}"
+            make = partial(_save_ranges, known)
+            self.store.fetch("ranges", self._ranges_key(inputs, asked), make, description=what).close()
+
+    def _ranges_key(self, inputs: Mapping[str, str], asked: Quantization) -> str:
+        return key("ranges", inputs, deciding(Setting.of(asked)), code_hash(*_code("bundle")))
+
     def _arithmetic(self) -> dict[str, str]:
         """What decides the last bits of a float sum: library, device, processor."""
         gpu = {"gpu": torch.cuda.get_device_name(self.device)} if self.device.type == "cuda" else {}
         return {**versions("torch", "timm"), "device": self.device.type, "processor": processor(), **gpu}
 
     def _kept(self, kind: str, inputs: Mapping[str, str], asked: Any, make: Make, description: str) -> Artifact:
-        code = code_hash(*(f"erq_export.{name}" for name in CODE[kind]))
+        code = code_hash(*_code(kind))
         return Artifact.of(self.store.fetch(kind, key(kind, inputs, asked, code), make, description=description))
+
+
+def _code(kind: str) -> list[str]:
+    return [f"erq_export.{name}" for name in CODE[kind]]
+
+
+def _save_ranges(known: KnownRanges, work: Work) -> None:
+    known.save(work.folder / RANGES)
 
 
 def origin(bundle: Bundle, content: str) -> Origin:

@@ -4,7 +4,7 @@ from torch import nn
 
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import DataError
-from erq_export.contract.quantized import install
+from erq_export.contract.part import install
 from erq_export.contract.registry import resolve
 from erq_export.contract.sites import AttentionShape
 from erq_export.models import FAMILIES
@@ -21,15 +21,11 @@ def reference_model(bundle: Bundle) -> nn.Module:
     DataError where the float leftovers do not fit the architecture that the bundle names.
     """
     model = _prepared(bundle)
-    for path, part in (bundle.layers | bundle.operands).items():
+    own: set[str] = set()
+    for path, part in (*bundle.layers.items(), *bundle.operands.items()):
         install(model, path, part)
+        own |= {f"{path}.{name}" for name in model.get_submodule(path).state_dict()}
     missing, surplus = model.load_state_dict(bundle.leftovers, strict=False)
-    own = {
-        f"{path}.{name}"
-        for path, layer in bundle.layers.items()
-        for name in ("weight_q", "weight_scale", "bias", *(() if layer.act is None else ("act_scale",)))
-    }
-    own |= {f"{path}.scale" for path in bundle.operands}
     if surplus or set(missing) != own:
         raise DataError("the bundle's float weights do not fit its architecture", fix="calibrate again")
     return model.eval()

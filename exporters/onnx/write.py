@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 from torch import Tensor, nn
 
-from erq_export.contract.bundle import Bundle
+from erq_export.contract.bundle import Deployed
 from erq_export.contract.manifest import Claims, GraphManifest, Origin
 from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand
 from erq_export.contract.records import plain_of
@@ -25,14 +25,14 @@ from .trace import trace
 LARGEST_FILE = 1_900_000_000  # bytes; protobuf ends at 2 GiB, larger tensors go beside the file
 
 
-def marker_graph(bundle: Bundle) -> ir.Model:
+def marker_graph(bundle: Deployed) -> ir.Model:
     """The one trace that every target's graph is lowered from."""
     model = trace(reference_model(bundle), bundle.identity.preprocess.input_size)
     name_by_module(model)
     return model
 
 
-def rebound(markers: ir.Model, bundle: Bundle) -> ir.Model | None:
+def rebound(markers: ir.Model, bundle: Deployed) -> ir.Model | None:
     """The marker graph of another bundle of the same architecture, without tracing again; the given one stays as it is.
 
     None where the trace merged equal constants, so that a tensor of the bundle has no place of its own, and where one
@@ -61,13 +61,14 @@ def rebound(markers: ir.Model, bundle: Bundle) -> ir.Model | None:
 def _bound(part: QuantizedLayer | QuantizedOperand) -> tuple[dict[str, Tensor], dict[str, int]]:
     """What a marker holds of the bundle, as `quantized` writes it: its inputs behind the first, its attributes."""
     if isinstance(part, QuantizedOperand):
-        grid, bits = part.deployed_grid, {"bits": part.bits}
+        grid, bits = part.grid, {"bits": part.bits}
         tensors = {"scale": grid.scale}
     else:
-        grid, bits = part.deployed_grid, {"w_bits": part.w_bits, "a_bits": part.a_bits}
+        grid, bits = part.act, {"w_bits": part.w_bits, "a_bits": part.a_bits}
         names = ("weight_q", "weight_scale", "bias")
         tensors = {name: getattr(part, name) for name in names} | {"act_scale": grid.scale}
-    return tensors, {"qmin": int(grid.qmin), "qmax": int(grid.qmax)} | bits
+    qmin, qmax = grid.codes
+    return tensors, {"qmin": qmin, "qmax": qmax} | bits
 
 
 def save_markers(model: ir.Model, path: Path) -> None:

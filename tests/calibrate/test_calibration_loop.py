@@ -11,7 +11,6 @@ from erq_export.calibrate.moments import Moments
 from erq_export.calibrate.setting import Setting
 from erq_export.calibrate.solve.problem import Problem, Solution
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.formats.affine import fake_quantize
 from erq_export.contract.quantized import quant_linears
 from erq_export.contract.spec import Quantization
 from erq_export.data.calibration_set import CalibrationSet
@@ -75,7 +74,7 @@ def test_moments_are_those_of_one_full_precision_forward(
     for path, chunks in site_inputs(float_model(bundle, problems), images).items():
         moments = Moments.zero(chunks[0].shape[1], bias=True)
         for x in chunks:
-            moments.add(x, fake_quantize(x, bundle.layers[path].act))
+            moments.add(x, bundle.layers[path].act.fake_quantize(x))
         assert moments.n_rows == problems[path].moments.n_rows
         for name in ("G", "D", "C"):
             assert torch.equal(getattr(problems[path].moments, name), getattr(moments, name)), (path, name)
@@ -111,7 +110,7 @@ def test_statistics_are_the_errors_of_the_stored_rows(
     bundle, problems, _ = recorded(monkeypatch, tiny_spec(method=method), images)
     for path, chunks in site_inputs(float_model(bundle, problems), images).items():
         x, layer, problem = torch.cat(chunks).double(), bundle.layers[path], problems[path]
-        x_hat = fake_quantize(x.float(), layer.act).double()
+        x_hat = layer.act.fake_quantize(x.float()).double()
         y = x @ problem.weight.T + problem.bias
         quantized = {
             "error_inputs": x_hat @ problem.weight.T + problem.bias,

@@ -10,7 +10,7 @@ from erq_export.calibrate.solve.erq import ridges
 from erq_export.calibrate.solve.problem import Solution
 from erq_export.calibrate.solve.rounding import REFINEMENTS
 from erq_export.calibrate.solve.weight_grid import weight_grid
-from erq_export.contract.formats.affine import Grid, dequantize, fake_quantize, quantize
+from erq_export.contract.formats.affine import Grid
 from erq_export.contract.sites import Role
 
 ROLES: tuple[Role, ...] = ("patch", "qkv", "proj", "fc1", "fc2", "reduction", "head")
@@ -18,7 +18,7 @@ ROLES: tuple[Role, ...] = ("patch", "qkv", "proj", "fc1", "fc2", "reduction", "h
 
 def error(rows: Rows, solution: Solution) -> float:
     """Σ‖Ŵ x̂ + b̂ − (W x + b)‖², from the rows."""
-    return float(rows.error(torch.cat([dequantize(solution.q, solution.grid), solution.bias[:, None]], 1)))
+    return float(rows.error(torch.cat([solution.grid.dequantize(solution.q), solution.bias[:, None]], 1)))
 
 
 def read_aloud(rows: Rows, for_inputs: float, for_weights: float, refinement: str) -> tuple[Grid, Rows]:
@@ -60,7 +60,7 @@ def test_erq_is_aqer_then_a_grid_then_wqer(seed: int, role: Role, refinement: st
     grid, literal = read_aloud(rows, *ridges(role, RIDGE, 1.0), refinement)
     for name in ("scale", "qmin", "qmax"):
         assert torch.equal(getattr(solution.grid, name), getattr(grid, name))
-    assert torch.equal(dequantize(solution.q, solution.grid), literal.W[:, :-1])
+    assert torch.equal(solution.grid.dequantize(solution.q), literal.W[:, :-1])
     assert torch.allclose(solution.bias, literal.W[:, -1], rtol=1e-8, atol=1e-8)
 
 
@@ -97,9 +97,9 @@ def test_the_control_rounds_to_nearest_and_nothing_else() -> None:
     posed = problem(rows)
     solution = solved("rtn", posed)
     assert torch.equal(solution.bias, posed.bias)
-    assert torch.equal(solution.q, quantize(posed.weight, solution.grid))
+    assert torch.equal(solution.q, solution.grid.quantize(posed.weight))
     expected = weight_grid(posed.weight, bits=3, rules=posed.rules)
-    assert torch.equal(dequantize(solution.q, solution.grid), fake_quantize(posed.weight, expected))
+    assert torch.equal(solution.grid.dequantize(solution.q), expected.fake_quantize(posed.weight))
 
 
 def test_only_erq_folds_layer_norms() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from erq_export.calibrate.methods.gptq import GptqOptions
 from erq_export.calibrate.solve.gptq import ORDERS, by_activation, factor, quantize_in_turn
 from erq_export.contract.errors import SpecError
-from erq_export.contract.formats.affine import Grid, asymmetric_grid, dequantize, fake_quantize, quantize
+from erq_export.contract.formats.affine import Grid, asymmetric_grid
 from erq_export.contract.records import choices, hints
 
 K = 24
@@ -28,7 +28,7 @@ def layer(seed: int = 0, *, k: int = K, n: int = 16) -> tuple[Tensor, Tensor, Gr
 
 def loss(W: Tensor, q: Tensor, grid: Grid, G: Tensor) -> float:
     """tr(δ G δᵀ) = Σ‖δ x̂‖²."""
-    delta = W - dequantize(q, grid)
+    delta = W - grid.dequantize(q)
     return float(((delta @ G) * delta).sum())
 
 
@@ -40,8 +40,8 @@ def published(W: Tensor, H: Tensor, grid: Grid) -> Tensor:
     W, inverse = W.clone(), torch.linalg.inv(H)
     q = torch.empty_like(W)
     for j in range(W.shape[1]):
-        q[:, j] = quantize(W[:, j : j + 1], grid)[:, 0]
-        error = (W[:, j] - dequantize(q[:, j : j + 1], grid)[:, 0]) / inverse[0, 0]
+        q[:, j] = grid.quantize(W[:, j : j + 1])[:, 0]
+        error = (W[:, j] - grid.dequantize(q[:, j : j + 1])[:, 0]) / inverse[0, 0]
         W[:, j + 1 :] -= torch.outer(error, inverse[0, 1:])
         inverse = (inverse - torch.outer(inverse[:, 0], inverse[0]) / inverse[0, 0])[1:, 1:]
     return q
@@ -55,7 +55,7 @@ def test_it_is_the_published_recursion(seed: int, damping: float) -> None:
     H = 2 * (G + damping * G.diagonal().mean() * torch.eye(K, dtype=torch.float64))
     q = quantize_in_turn(W, factor(G, damping), grid, block=128)
     assert torch.equal(q, published(W, H, grid))
-    assert not torch.equal(q, quantize(W, grid))
+    assert not torch.equal(q, grid.quantize(W))
 
 
 @SEEDS
@@ -106,14 +106,14 @@ def test_correlated_inputs_are_made_use_of(seed: int, order: str) -> None:
 def test_uncorrelated_inputs_leave_nothing_to_gain(seed: int) -> None:
     W, G, grid = layer(seed)
     q = quantize_in_turn(W, factor(torch.diag(G.diagonal()), 0.01), grid, block=8)
-    assert torch.equal(q, quantize(W, grid))
+    assert torch.equal(q, grid.quantize(W))
 
 
 @SEEDS
 def test_damping_leads_to_round_to_nearest(seed: int) -> None:
     """At 1e9 times the mean diagonal a compensation is below 1e-8 of a weight; at a tenth it still decides."""
     W, G, grid = layer(seed)
-    nearest = quantize(W, grid)
+    nearest = grid.quantize(W)
     away = [int((quantize_in_turn(W, factor(G, d), grid, block=8) != nearest).sum()) for d in (0.1, 10.0, 1e9)]
     assert away[0] > away[1] >= away[2] == 0
 
@@ -124,9 +124,9 @@ def test_the_last_column_pays_what_is_owed_exactly(seed: int) -> None:
     W, G, grid = layer(seed)
     damped = G + 0.01 * G.diagonal().mean() * torch.eye(K, dtype=torch.float64)
     q = quantize_in_turn(W, factor(G, 0.01), grid, block=8)
-    delta = W - dequantize(q, grid)
+    delta = W - grid.dequantize(q)
     optimum = W[:, -1] + delta[:, :-1] @ damped[:-1, -1] / damped[-1, -1]  # gradient of tr(δ A δᵀ) in w_k zero
-    assert torch.equal(q[:, -1:], quantize(optimum[:, None], grid))
+    assert torch.equal(q[:, -1:], grid.quantize(optimum[:, None]))
 
 
 def test_orders_of_the_options_are_those_there_are() -> None:
@@ -161,7 +161,7 @@ def test_a_dead_input_rounds_to_nearest_and_changes_nothing(order: str) -> None:
     W, G = posed.weight[:, alive], posed.moments.G[alive][:, alive]
     by = ORDERS[order](G.diagonal())
     U = factor(G[by][:, by], 0.01 * len(alive) / K)
-    assert torch.equal(solution.q[:, dead], quantize(posed.weight, solution.grid)[:, dead])
+    assert torch.equal(solution.q[:, dead], solution.grid.quantize(posed.weight)[:, dead])
     assert torch.equal(solution.q[:, alive][:, by], quantize_in_turn(W[:, by], U, solution.grid, block=8))
 
 
@@ -198,8 +198,8 @@ def test_a_solution_is_integers_on_the_control_s_grid(order: str, targets: tuple
         assert torch.equal(getattr(solution.grid, name), getattr(control, name))
     assert torch.equal(solution.q, torch.round(solution.q))
     assert bool(((solution.q >= control.qmin) & (solution.q <= control.qmax)).all())
-    on_grid = dequantize(solution.q, control)
-    assert torch.equal(fake_quantize(on_grid, control), on_grid)
+    on_grid = control.dequantize(solution.q)
+    assert torch.equal(control.fake_quantize(on_grid), on_grid)
     assert torch.equal(solution.bias, posed.bias)
     for was, now in zip(before, (rows.W, posed.moments.G), strict=True):
         assert torch.equal(was, now)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from erq_export.calibrate.observers import PERCENTILES, RangeSearch, Tails, activation_grid, groups
-from erq_export.contract.formats.affine import Grid, asymmetric_grid, fake_quantize
+from erq_export.calibrate.observers import PERCENTILES, Tails, activation_grid, groups, pieces, range_search
+from erq_export.calibrate.search import Search, of_rows
+from erq_export.contract.formats.affine import Grid, asymmetric_grid
 from erq_export.contract.targets import GridRules, grid_rules
 
 EPS = 2.0**-24
@@ -38,9 +39,10 @@ def searched(x: Tensor, *, bits: int = 4, rules: GridRules = CPU, per_channel: b
     tails = Tails.of(groups(x, per_channel=per_channel).shape[1])
     for piece in x.chunk(chunks):
         tails.add(groups(piece, per_channel=per_channel))
-    search = RangeSearch.from_tails(tails, bits=bits, rules=rules, per_channel=per_channel)
-    for piece in x.chunk(chunks):
-        search.add(piece)
+    search = range_search(tails, bits=bits, rules=rules, per_channel=per_channel)
+    for chunk in x.chunk(chunks):
+        for piece in pieces(chunk, per_channel=per_channel):
+            search.add(piece)
     return search.best()
 
 
@@ -92,7 +94,7 @@ def test_nothing_added_is_a_fault() -> None:
 
 
 def brute_force(values: Tensor, grids: list[Grid]) -> int:
-    errors = [float((fake_quantize(values, g).double() - values.double()).square().sum()) for g in grids]
+    errors = [float((g.fake_quantize(values).double() - values.double()).square().sum()) for g in grids]
     return int(np.argmin(errors))
 
 
@@ -123,7 +125,7 @@ def test_per_channel_is_a_loop_over_channels() -> None:
     x = normal(3000, 6) * torch.tensor([1, 10, 0.1, 1, 3, 1]) + torch.tensor([0, 5, 0, -2, 0, 100])
     x[:, 3] = x[:, 3] ** 3
     together = searched(x, per_channel=True, chunks=4)
-    assert together.scale.shape == (6,)
+    assert together.scale.shape == (6, 1)
     for j in range(6):
         alone = searched(x[:, j : j + 1], per_channel=True, chunks=4)
         for name in ("scale", "qmin", "qmax"):
@@ -142,9 +144,9 @@ def test_the_first_of_equals_is_taken() -> None:
     """Multiples of 1/2 lie on both grids without error."""
     coarse, fine = (asymmetric_grid(torch.tensor([0.0]), torch.tensor([15 * s]), 4) for s in (0.5, 0.25))
     for grids in ([coarse, fine], [fine, coarse]):
-        search = RangeSearch(candidates=grids, per_channel=True)
-        search.add(torch.tensor([[0.0], [0.5], [3.0]]))
-        assert torch.equal(search.best().scale, grids[0].scale)
+        search = Search(candidates=[grid.map(lambda t: t[:, None]) for grid in grids], error=of_rows)
+        search.add(torch.tensor([[0.0, 0.5, 3.0]]))
+        assert torch.equal(search.best().scale[:, 0], grids[0].scale)
 
 
 @pytest.mark.parametrize("rules", [CPU, BOTH], ids=["onnx", "both"])

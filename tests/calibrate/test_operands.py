@@ -8,9 +8,8 @@ import torch
 from tiny_swin import tiny_swin
 from tiny_vit import calibrated_bundle, random_images, tiny_spec, tiny_vit
 
-from erq_export.calibrate.operands import SOFTMAX_TOPS, SoftmaxSearch, softmax_grid
+from erq_export.calibrate.operands import SOFTMAX_TOPS, softmax_grid, softmax_search
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.formats.affine import fake_quantize
 from erq_export.contract.quantized import quant_operands
 from erq_export.contract.targets import GridRules
 from erq_export.models.rebuild import reference_model
@@ -41,11 +40,11 @@ def test_the_softmax_has_the_candidate_of_least_error_in_its_output(sharpness: f
     generator = torch.Generator().manual_seed(3)
     P = (sharpness * torch.randn(4, 2, 60, 60, generator=generator)).softmax(-1)
     V = torch.randn(4, 2, 60, 16, generator=generator)
-    search = SoftmaxSearch.below(P.amax(), bits=8, rules=TENSORRT)
+    search = softmax_search(P.amax(), bits=8, rules=TENSORRT)
     for chunk in (slice(0, 1), slice(1, 4)):
         search.add(P[chunk], V[chunk])
     errors = [
-        float(((fake_quantize(P, softmax_grid(P.amax() * share, bits=8, rules=TENSORRT)) - P) @ V).double().norm())
+        float(((softmax_grid(P.amax() * share, bits=8, rules=TENSORRT).fake_quantize(P) - P) @ V).double().norm())
         for share in SOFTMAX_TOPS
     ]
     best = softmax_grid(P.amax() * SOFTMAX_TOPS[errors.index(min(errors))], bits=8, rules=TENSORRT)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from norm_pair import Pair, pair
 
 from erq_export.calibrate.reparam import fold
-from erq_export.contract.formats.affine import Grid, asymmetric_grid, fake_quantize, quantize
+from erq_export.contract.formats.affine import Grid, asymmetric_grid
 from erq_export.contract.targets import GridRules, grid_rules
 
 CPU, BOTH = grid_rules(["onnx"]), grid_rules(["onnx", "tensorrt-rtx"])
@@ -38,8 +38,8 @@ def test_codes_are_those_of_one_grid_a_channel(bits: int, rules: GridRules) -> N
     """
     p = pair()
     per_channel, f = p.per_channel(bits), p.fold(bits, rules)
-    before = quantize(p.normed(), per_channel) - per_channel.qmin  # (rows, k) codes 0 … 2^b − 1
-    after = quantize(p.normed(f), f.grid) - f.grid.qmin
+    before = per_channel.quantize(p.normed()) - per_channel.qmin  # (rows, k) codes 0 … 2^b − 1
+    after = f.grid.quantize(p.normed(f)) - f.grid.qmin
     steps = p.normed() / per_channel.scale
     from_tie = (steps - torch.floor(steps) - 0.5).abs()
     reach = 2 * EPS * (5 * f.gamma.abs() + f.beta.abs()) / f.grid.scale  # (k,)
@@ -63,11 +63,11 @@ def test_exact_arithmetic_has_no_exceptions(bits: int, rules: GridRules) -> None
     normalised = torch.randint(-640, 641, (2000, 4), generator=generator) / 64  # with plenty of half steps
     x, folded_x = normalised * gamma + beta, normalised * f.gamma + f.beta
     assert bool((x / scale - torch.floor(x / scale) == 0.5).any())
-    shifted = quantize(folded_x, f.grid) - f.grid.qmin
+    shifted = f.grid.quantize(folded_x) - f.grid.qmin
     if float(f.grid.qmin) % 2 == 0 and bool((qmin % 2 == 0).all()):
-        assert torch.equal(quantize(x, per_channel) - qmin, shifted)
+        assert torch.equal(per_channel.quantize(x) - qmin, shifted)
     tie = (x / scale - torch.floor(x / scale)) == 0.5  # half to even sees another parity after an odd shift
-    assert torch.equal((quantize(x, per_channel) - qmin)[~tie], shifted[~tie])
+    assert torch.equal((per_channel.quantize(x) - qmin)[~tie], shifted[~tie])
     assert torch.equal(F.linear(x, weight), F.linear(folded_x, f.weight, f.bias))
 
 
@@ -91,8 +91,8 @@ def test_far_offsets_leave_the_zero_point_in_its_range() -> None:
     f = far.fold(4, CPU)
     assert float(f.grid.qmin) == 0
     per_channel = far.per_channel(4)
-    codes = quantize(far.normed(), per_channel) - per_channel.qmin
-    same = codes == quantize(far.normed(f), f.grid) - f.grid.qmin
+    codes = per_channel.quantize(far.normed()) - per_channel.qmin
+    same = codes == f.grid.quantize(far.normed(f)) - f.grid.qmin
     assert float(same.double().mean()) > 0.99  # β' carries 1000/s steps: ties are 1000 times as wide as above
 
 
@@ -103,7 +103,7 @@ def test_folding_lowers_the_error_of_the_layer(bits: int, rules: GridRules) -> N
     f = p.fold(bits, rules, clipped=0)  # both grids reach the extremes
     exact = p.normed() @ p.weight.double().T
     x, x_folded = p.normed(), p.normed(f)
-    unfolded = fake_quantize(x, asymmetric_grid(x.min().float(), x.max().float(), bits)) @ p.weight.double().T
-    folded = fake_quantize(x_folded, f.grid) @ f.weight.double().T + f.bias.double()
+    unfolded = asymmetric_grid(x.min().float(), x.max().float(), bits).fake_quantize(x) @ p.weight.double().T
+    folded = f.grid.fake_quantize(x_folded) @ f.weight.double().T + f.bias.double()
     before, after = (float((y - exact).square().sum()) for y in (unfolded, folded))
     assert after < 0.5 * before

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from rounding_cases import case, exact_case, loss
 from torch import Tensor
 
-from erq_export.calibrate.solve.rounding import REFINEMENTS, flip, neighbours, paper
-from erq_export.contract.formats.affine import Grid, dequantize, fake_quantize, quantize
+from erq_export.calibrate.solve.rounding import REFINEMENTS, flip, paper
+from erq_export.contract.formats.affine import Grid
 
 RULES = {"flip": flip, "paper": paper}
 UNBOUNDED = 10_000
@@ -22,17 +22,17 @@ UNBOUNDED = 10_000
 def test_every_weight_takes_one_of_its_two_neighbours(seed: int, clipped: bool, rule: str) -> None:
     W, grid, M = case(seed=seed, clipped=clipped)
     rounded = RULES[rule](W, grid, M, UNBOUNDED)
-    down, up, _ = neighbours(W, grid)
+    down, up, _ = grid.neighbours(W)
     assert bool(((rounded == down) | (rounded == up)).all())
-    assert torch.equal(fake_quantize(rounded, grid), rounded)
-    assert not torch.equal(rounded, fake_quantize(W, grid))  # some rows did flip
+    assert torch.equal(grid.fake_quantize(rounded), rounded)
+    assert not torch.equal(rounded, grid.fake_quantize(W))  # some rows did flip
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("seed", range(4))
 def test_never_worse_than_nearest_and_better_on_correlated_inputs(seed: int, rule: str) -> None:
     W, grid, M = case(h=24, seed=seed)
-    before, after = loss(W, fake_quantize(W, grid), M), loss(W, RULES[rule](W, grid, M, UNBOUNDED), M)
+    before, after = loss(W, grid.fake_quantize(W), M), loss(W, RULES[rule](W, grid, M, UNBOUNDED), M)
     assert bool((after <= before * (1 + 1e-12)).all())  # the running gradient is rounded once per flip
     assert float(after.sum()) < 0.7 * float(before.sum())
 
@@ -43,7 +43,7 @@ def test_more_flips_are_never_worse(rule: str) -> None:
     W, grid, M = case(h=24)
     results = [RULES[rule](W, grid, M, limit) for limit in range(40)]
     losses = torch.stack([loss(W, r, M) for r in results])  # (flips, n)
-    assert torch.equal(results[0], fake_quantize(W, grid))
+    assert torch.equal(results[0], grid.fake_quantize(W))
     assert bool((losses[1:] <= losses[:-1] * (1 + 1e-12)).all())
     assert float(losses[-1].sum()) < float(losses[1].sum()) < float(losses[0].sum())
 
@@ -52,7 +52,7 @@ def test_more_flips_are_never_worse(rule: str) -> None:
 def test_the_limit_bounds_the_flips_of_a_row(rule: str) -> None:
     W, grid, M = case(h=90)
     for limit in (0, 1, 2, 5):
-        n_flipped = (RULES[rule](W, grid, M, limit) != fake_quantize(W, grid)).sum(1)
+        n_flipped = (RULES[rule](W, grid, M, limit) != grid.fake_quantize(W)).sum(1)
         assert int(n_flipped.max()) == limit
 
 
@@ -61,7 +61,7 @@ def test_the_limit_bounds_the_flips_of_a_row(rule: str) -> None:
 def test_no_single_flip_is_left_that_helps(seed: int, clipped: bool) -> None:
     W, grid, M = case(h=16, seed=seed, clipped=clipped)
     rounded = flip(W, grid, M, UNBOUNDED)
-    down, up, _ = neighbours(W, grid)
+    down, up, _ = grid.neighbours(W)
     reached = loss(W, rounded, M)
     for j in range(W.shape[1]):
         other = rounded.clone()
@@ -73,10 +73,10 @@ def test_no_single_flip_is_left_that_helps(seed: int, clipped: bool) -> None:
 def test_against_the_optimum_of_all_roundings(h: int, n: int) -> None:
     """2^h candidates a row. `flip` is never below the optimum (else the loss is wrong), and reaches it in most rows."""
     W, grid, M = case(h=h, n=n)
-    down, up, _ = neighbours(W, grid)
+    down, up, _ = grid.neighbours(W)
     choices = torch.tensor(list(itertools.product([False, True], repeat=h)))  # (2^h, h)
     optimum = torch.stack([loss(W, torch.where(c, up, down), M) for c in choices]).min(0).values
-    found, near = loss(W, flip(W, grid, M, UNBOUNDED), M), loss(W, fake_quantize(W, grid), M)
+    found, near = loss(W, flip(W, grid, M, UNBOUNDED), M), loss(W, grid.fake_quantize(W), M)
     assert bool((found >= optimum - 1e-12).all())
     optimal = found <= optimum + 1e-12
     assert float(optimal.double().mean()) >= 0.5
@@ -144,7 +144,7 @@ def test_a_rule_is_its_specification_read_aloud(seed: int, limit: int, literal: 
     expected = torch.stack([literal(w, 0.5, -6.0, 9.0, M, limit) for w in W])
     rounded = rule(W, grid, M, limit)
     assert torch.equal(rounded, expected)
-    assert not torch.equal(rounded, fake_quantize(W, grid))
+    assert not torch.equal(rounded, grid.fake_quantize(W))
 
 
 def test_the_two_rules_differ() -> None:
@@ -179,7 +179,7 @@ def test_independent_inputs_are_best_rounded_to_nearest() -> None:
     W, grid, _ = case(h=10)
     M = torch.diag(torch.arange(1.0, 11.0, dtype=torch.float64))
     for rule in REFINEMENTS.values():
-        assert torch.equal(rule(W, grid, M, UNBOUNDED), fake_quantize(W, grid))
+        assert torch.equal(rule(W, grid, M, UNBOUNDED), grid.fake_quantize(W))
 
 
 def test_an_equal_loss_is_a_success_for_the_paper_and_no_gain_for_us() -> None:
@@ -198,13 +198,13 @@ def test_two_equal_inputs_share_their_rounding_error() -> None:
     grid = Grid(scale=one, qmin=-4 * one, qmax=3 * one)
     W = torch.tensor([[0.4, 0.4]], dtype=torch.float64)
     M = torch.ones(2, 2, dtype=torch.float64)
-    assert quantize(W, grid).sum() == 0
+    assert grid.quantize(W).sum() == 0
     assert flip(W, grid, M, 100).sum() == 1
     assert paper(W, grid, M, 100).sum() == 1
 
 
 def test_weights_on_the_grid_stay() -> None:
     W, grid, M = case()
-    on_grid = dequantize(quantize(W, grid), grid)
+    on_grid = grid.dequantize(grid.quantize(W))
     for rule in REFINEMENTS.values():
         assert torch.equal(rule(on_grid, grid, M, UNBOUNDED), on_grid)

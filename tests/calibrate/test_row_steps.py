@@ -7,7 +7,7 @@ from torch import Tensor
 
 from erq_export.calibrate.solve import rows as by_rows_module
 from erq_export.calibrate.solve.row_steps import refine_rows, without_bias
-from erq_export.contract.formats.affine import Grid, dequantize, quantize
+from erq_export.contract.formats.affine import Grid
 
 RIDGE = 10.0
 
@@ -16,12 +16,12 @@ def start(rows: Rows, bits: int = 3) -> tuple[Tensor, Grid]:
     """Round to nearest: (q, grid)."""
     weight = rows.W[:, :-1]
     grid = row_grid(weight, bits)
-    return quantize(weight, grid), grid
+    return grid.quantize(weight), grid
 
 
 def loss(rows: Rows, q: Tensor, grid: Grid, bias: Tensor) -> Tensor:
     """Per row Σ‖d x̂ + β‖² + λβ², from the stored rows: (n,)."""
-    error = torch.cat([dequantize(q, grid), bias[:, None]], 1) - rows.W
+    error = torch.cat([grid.dequantize(q), bias[:, None]], 1) - rows.W
     return (rows.X_tilde @ error.T).square().sum(0) + RIDGE * error[:, -1].square()
 
 
@@ -35,7 +35,7 @@ def test_the_loss_without_the_bias_is_the_loss_with_the_best_bias() -> None:
     rows = layer_rows()
     q, grid = start(rows)
     M, u = without_bias(rows.moments.G, RIDGE)
-    d = dequantize(q, grid) - rows.W[:, :-1]
+    d = grid.dequantize(q) - rows.W[:, :-1]
     best = rows.W[:, -1] - d @ u
     assert torch.allclose(
         ((d @ M) * d).sum(1), loss(rows, q, grid, best), rtol=1e-6
@@ -49,14 +49,14 @@ def test_no_single_step_is_left_that_helps(seed: int) -> None:
     rows = layer_rows(seed=seed)
     q, _, grid = refined(rows)
     M, _ = without_bias(rows.moments.G, RIDGE)
-    d = dequantize(q, grid) - rows.W[:, :-1]
+    d = grid.dequantize(q) - rows.W[:, :-1]
     now = ((d @ M) * d).sum(1)
     for j in range(q.shape[1]):
         for step in (-1, 1):
             other = q.clone()
             other[:, j] += step
             legal = (other[:, j] >= grid.qmin[:, 0]) & (other[:, j] <= grid.qmax[:, 0])
-            d = dequantize(other, grid) - rows.W[:, :-1]
+            d = grid.dequantize(other) - rows.W[:, :-1]
             assert bool((((d @ M) * d).sum(1) >= now * (1 - 1e-9))[legal].all())
 
 
@@ -65,7 +65,7 @@ def test_every_row_gets_better_and_stays_on_its_grid(bits: int) -> None:
     rows = layer_rows()
     q, grid = start(rows, bits)
     _M, u = without_bias(rows.moments.G, RIDGE)
-    before = loss(rows, q, grid, rows.W[:, -1] - (dequantize(q, grid) - rows.W[:, :-1]) @ u)
+    before = loss(rows, q, grid, rows.W[:, -1] - (grid.dequantize(q) - rows.W[:, :-1]) @ u)
     q, bias, _ = refined(rows, bits=bits)
     after = loss(rows, q, grid, bias)
     assert bool((after <= before * (1 + 1e-9)).all())

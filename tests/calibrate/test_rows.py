@@ -19,7 +19,7 @@ from erq_export.calibrate.solve.problem import Solution
 from erq_export.calibrate.solve.rounding import flip
 from erq_export.calibrate.solve.row_steps import refine_rows
 from erq_export.calibrate.solve.rows import LARGEST, SMALLEST, by_rows, kernels
-from erq_export.contract.formats.affine import Grid, quantize
+from erq_export.contract.formats.affine import Grid
 
 N = 2 * SMALLEST + 5  # two pieces and a short one
 
@@ -110,7 +110,7 @@ def exact_case(bits: int = 3) -> tuple[Tensor, Grid, Tensor, Tensor]:
 
 def descents(bits: int, limit: int) -> list[Tensor]:
     W, grid, M, G = exact_case(bits)
-    q = quantize(W[:, :-1], grid)
+    q = grid.quantize(W[:, :-1])
     return [flip(W[:, :-1], grid, M, limit), *refine_rows(q, grid, W, G, 0.0, limit)]
 
 
@@ -127,7 +127,7 @@ def test_compiled_and_with_tensors_the_descents_are_the_same(tensors_alone: None
 def test_the_order_in_memory_changes_nothing() -> None:
     """Also of weights and integers that lie column by column: what the descents change in place is no copy."""
     W, grid, M, G = exact_case()
-    q, by_column = quantize(W[:, :-1], grid), W.T.contiguous().T
+    q, by_column = grid.quantize(W[:, :-1]), W.T.contiguous().T
     assert torch.equal(flip(by_column[:, :-1], grid, M, 1000), COMPILED[3, 1000][0])
     q_steps, bias = refine_rows(q.T.contiguous().T, grid, by_column, G, 0.0, 1000)
     assert torch.equal(q_steps, COMPILED[3, 1000][1])

@@ -22,7 +22,6 @@ from erq_export.calibrate.solve.problem import Problem
 from erq_export.calibrate.states import installed
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import SpecError
-from erq_export.contract.formats.affine import fake_quantize
 from erq_export.contract.quantized import QuantLinear
 from erq_export.contract.sites import Site
 from erq_export.contract.spec import Quantization
@@ -82,7 +81,7 @@ def test_layers_are_fitted_to_what_the_deployed_model_gives_them(
     for path in TINY_LAYERS:
         moments = Moments.zero(exact[path][0].shape[1], bias=True)
         for x, x_deployed in zip(exact[path], deployed[path], strict=True):
-            moments.add(x, fake_quantize(x_deployed, bundle.layers[path].act))
+            moments.add(x, bundle.layers[path].act.fake_quantize(x_deployed))
         for name in ("G", "D", "C"):
             assert torch.equal(getattr(problems[path].moments, name), getattr(moments, name)), (path, name)
     assert not torch.equal(exact["head"][0], deployed["head"][0])
@@ -105,7 +104,7 @@ def test_the_stated_error_is_then_the_deployed_model_s_own(
     for path in TINY_LAYERS:
         layer, problem = bundle.layers[path], problems[path]
         y = torch.cat(exact[path]).double() @ problem.weight.T + problem.bias
-        x_hat = fake_quantize(torch.cat(deployed[path]), layer.act).double()
+        x_hat = layer.act.fake_quantize(torch.cat(deployed[path])).double()
         y_hat = x_hat @ layer.weight.double().T + layer.bias.double()
         expected = float((y_hat - y).square().sum() / y.square().sum())
         assert bundle.statistics[path].error == pytest.approx(expected, rel=2e-3)
@@ -130,7 +129,7 @@ def least_error_scale(values: Tensor, bits: int) -> float:
     for p in PERCENTILES:
         lo, hi = (torch.tensor([q]).float() for q in np.quantile(values.double().numpy(), [1 - p, p]))
         grid = activation_grid(lo, hi, bits=bits, rules=tiny_spec().rules, per_channel=False)
-        error = float((fake_quantize(values, grid) - values).double().square().sum())
+        error = float((grid.fake_quantize(values) - values).double().square().sum())
         found.append((error, float(grid.scale)))
     return min(found)[1]
 
@@ -146,7 +145,7 @@ def test_ranges_are_searched_behind_the_quantized_activations_before(
     model, exact = float_model(bundle, problems), site_inputs(float_model(bundle, problems), images)
     for path in TINY_LAYERS:
         act = bundle.layers[path].act
-        model.get_submodule(path).register_forward_pre_hook(lambda _m, args, act=act: (fake_quantize(args[0], act),))
+        model.get_submodule(path).register_forward_pre_hook(lambda _m, args, act=act: (act.fake_quantize(args[0]),))
     degraded: dict[str, list[Tensor]] = {path: [] for path in TINY_LAYERS}
     for path, chunks in degraded.items():  # seen before that hook of its own
         model.get_submodule(path).register_forward_pre_hook(

@@ -10,7 +10,7 @@ from torch import Tensor
 from erq_export.calibrate.solve.ridge import Ridge
 from erq_export.calibrate.solve.rounding import REFINEMENTS
 from erq_export.calibrate.solve.wqer import halves, quantize_columns
-from erq_export.contract.formats.affine import Grid, fake_quantize, quantize
+from erq_export.contract.formats.affine import Grid
 
 RIDGE = 10.0
 SEEDS = range(3)
@@ -35,7 +35,7 @@ def solved(rows: Rows, *, refinement: str = "flip", bits: int = 3, ridge: float 
 
 
 def nearest(rows: Rows, bits: int = 3) -> Tensor:
-    return torch.cat([fake_quantize(rows.W[:, :-1], grid_of(rows, bits)), rows.W[:, -1:]], 1)
+    return torch.cat([grid_of(rows, bits).fake_quantize(rows.W[:, :-1]), rows.W[:, -1:]], 1)
 
 
 def weight_error(rows: Rows, W: Tensor) -> Tensor:
@@ -67,10 +67,10 @@ def test_all_weights_end_on_their_grid_and_the_bias_does_not(refinement: str, bi
     rows = layer_rows()
     before = rows.W.clone()
     W, grid = solved(rows, refinement=refinement, bits=bits), grid_of(rows, bits)
-    assert torch.equal(fake_quantize(W[:, :-1], grid), W[:, :-1])
-    codes = quantize(W[:, :-1], grid)
+    assert torch.equal(grid.fake_quantize(W[:, :-1]), W[:, :-1])
+    codes = grid.quantize(W[:, :-1])
     assert bool(((codes >= grid.qmin) & (codes <= grid.qmax)).all())
-    assert not torch.equal(fake_quantize(W[:, -1:], grid), W[:, -1:])
+    assert not torch.equal(grid.fake_quantize(W[:, -1:]), W[:, -1:])
     assert bool((W[:, -1] != rows.W[:, -1]).all())
     assert torch.equal(rows.W, before)
 
@@ -128,8 +128,8 @@ def test_a_layer_without_a_bias_rounds_its_last_column() -> None:
     W, k = rows.W[:, :-1], rows.X.shape[1]
     G, grid = rows.X_hat.T @ rows.X_hat, grid_of(rows)
     out = quantize_columns(W, G, len(rows.X), grid, Ridge(G, RIDGE), k=k, refine=REFINEMENTS["flip"], limit=100)
-    assert torch.equal(fake_quantize(out, grid), out)
-    before, after = (float(((Q - W) @ rows.X_hat.T).square().sum()) for Q in (fake_quantize(W, grid), out))
+    assert torch.equal(grid.fake_quantize(out), out)
+    before, after = (float(((Q - W) @ rows.X_hat.T).square().sum()) for Q in (grid.fake_quantize(W), out))
     assert after < 0.8 * before
 
 

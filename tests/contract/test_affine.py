@@ -15,11 +15,7 @@ from erq_export.contract.formats.affine import (
     SMALLEST_SCALE,
     Grid,
     asymmetric_grid,
-    codes_around,
     common_power,
-    dequantize,
-    fake_quantize,
-    quantize,
     snap_to_half,
     snap_to_ratio,
     symmetric_grid,
@@ -45,23 +41,23 @@ def grids(draw: st.DrawFn) -> Grid:
 
 
 def all_points(grid: Grid) -> Tensor:
-    return dequantize(torch.arange(float(grid.qmin), float(grid.qmax) + 1), grid)
+    return grid.dequantize(torch.arange(float(grid.qmin), float(grid.qmax) + 1))
 
 
 @given(grid=grids())
 def test_points_of_the_grid_stay_where_they_are(grid: Grid) -> None:
     """Codes here are below 2^10, so s·q/s is off by less than 2^10 · 2 eps = 2^-13 of a step: it rounds back to q."""
     points = all_points(grid)
-    assert torch.equal(quantize(points, grid), torch.arange(float(grid.qmin), float(grid.qmax) + 1))
-    assert torch.equal(fake_quantize(points, grid), points)
+    assert torch.equal(grid.quantize(points), torch.arange(float(grid.qmin), float(grid.qmax) + 1))
+    assert torch.equal(grid.fake_quantize(points), points)
 
 
 @given(grid=grids(), seed=seeds)
 def test_a_second_quantization_changes_nothing(grid: Grid, seed: int) -> None:
     x = reals(200, seed, spread=float(grid.scale) * 300)
-    once = fake_quantize(x, grid)
+    once = grid.fake_quantize(x)
     assert not torch.equal(once, x)
-    assert torch.equal(fake_quantize(once, grid), once)
+    assert torch.equal(grid.fake_quantize(once), once)
 
 
 def by_division(x: Tensor, grid: Grid) -> npt.NDArray[np.float32]:
@@ -80,13 +76,13 @@ def test_codes_are_float32_division_rounded_half_to_even(grid: Grid, seed: int) 
         (steps + 0.5) * grid.scale,  # half steps: exact quotients .5 for most, their float32 neighbours for the rest
         steps * grid.scale,
     ):
-        assert np.array_equal(quantize(x, grid).numpy(), by_division(x, grid))
+        assert np.array_equal(grid.quantize(x).numpy(), by_division(x, grid))
 
 
 def test_half_steps_go_to_the_even_neighbour() -> None:
     grid = asymmetric_grid(torch.tensor(-32.0), torch.tensor(31.75), 8)  # s = 1/4: every half step is exact
     q = torch.arange(-128, 127)
-    up_and_down = quantize((q + 0.5) * grid.scale, grid)
+    up_and_down = grid.quantize((q + 0.5) * grid.scale)
     assert torch.equal(up_and_down, torch.where(q % 2 == 0, q, q + 1).float())
 
 
@@ -95,7 +91,7 @@ def test_division_is_not_multiplication_by_the_reciprocal() -> None:
     grid = asymmetric_grid(torch.tensor(-0.7), torch.tensor(0.8), 8)
     x = (torch.arange(-100, 100) + 0.5) * grid.scale
     reciprocal = torch.clamp(torch.round(x * (1 / grid.scale)), grid.qmin, grid.qmax)
-    assert not torch.equal(reciprocal, quantize(x, grid))
+    assert not torch.equal(reciprocal, grid.quantize(x))
 
 
 @given(bits=bits_of, lo=st.floats(-50, 50), width=st.floats(0.01, 100), seed=seeds)
@@ -110,8 +106,8 @@ def test_the_shifted_grid_is_the_textbook_form(bits: int, lo: float, width: floa
     z = torch.round(-low / s)
     c = torch.clamp(torch.round(x / s) + z, 0, 2**bits - 1)
     assert torch.equal(grid.scale, s)
-    assert torch.equal(quantize(x, grid) + z, c)
-    assert torch.equal(fake_quantize(x, grid), (c - z) * s)
+    assert torch.equal(grid.quantize(x) + z, c)
+    assert torch.equal(grid.fake_quantize(x), (c - z) * s)
 
 
 @given(grid=grids(), seed=seeds)
@@ -119,7 +115,7 @@ def test_nearest_is_nearest_among_all_points(grid: Grid, seed: int) -> None:
     """Against brute force in float64; a tie or a rounded quotient may pick the other side by 2^10 eps of a step."""
     x = reals(300, seed, spread=float(grid.scale) * 100)
     distances = (x.double()[:, None] - all_points(grid).double()).abs()
-    found = (fake_quantize(x, grid).double() - x.double()).abs()
+    found = (grid.fake_quantize(x).double() - x.double()).abs()
     slack = float(grid.scale) * 2**10 * 4 * EPS
     assert bool((found <= distances.min(1).values + slack).all())
 
@@ -127,8 +123,8 @@ def test_nearest_is_nearest_among_all_points(grid: Grid, seed: int) -> None:
 @given(grid=grids(), seed=seeds)
 def test_floor_and_ceil_enclose_the_nearest_by_one_step(grid: Grid, seed: int) -> None:
     x = reals(300, seed, spread=float(grid.scale) * 50)
-    down, up, near = codes_around(x, grid)
-    assert torch.equal(near, quantize(x, grid))
+    down, up, near = grid.codes_around(x)
+    assert torch.equal(near, grid.quantize(x))
     assert bool(((down <= near) & (near <= up)).all())
     steps = x / grid.scale
     inside = (steps > grid.qmin) & (steps < grid.qmax) & (steps != torch.round(steps))
@@ -141,7 +137,7 @@ def test_inside_the_range_the_error_is_half_a_step(bits: int, lo: float, width: 
     """The zero point's rounding moves the grid by up to half a step, so the very ends may be off by a whole one."""
     grid = asymmetric_grid(torch.tensor(lo), torch.tensor(lo + width), bits)
     x = torch.rand(500, generator=torch.Generator().manual_seed(seed)) * width + lo
-    error = (fake_quantize(x, grid) - x).abs() / grid.scale
+    error = (grid.fake_quantize(x) - x).abs() / grid.scale
     slack = (abs(lo) + width) / float(grid.scale) * 4 * EPS  # x, x/s and s·q are each rounded once
     middle = (x > lo + grid.scale / 2) & (x < lo + width - grid.scale / 2)
     assert float(error.max()) <= 1 + slack
@@ -153,7 +149,7 @@ def test_a_range_around_zero_keeps_zero_and_fits_the_containers(bits: int, lo: f
     grid = asymmetric_grid(torch.tensor(lo), torch.tensor(hi), bits)
     assert grid.qmin <= 0 <= grid.qmax
     assert float(grid.qmax - grid.qmin) == 2**bits - 1
-    assert float(fake_quantize(torch.tensor(0.0), grid)) == 0
+    assert float(grid.fake_quantize(torch.tensor(0.0))) == 0
 
 
 def test_a_range_of_width_zero_is_represented() -> None:
@@ -161,7 +157,7 @@ def test_a_range_of_width_zero_is_represented() -> None:
     for value in (0.0, 0.7, -3.0):
         grid = asymmetric_grid(torch.tensor(value), torch.tensor(value), 4)
         assert float(grid.scale) == pytest.approx(SMALLEST_SCALE)
-        assert float(fake_quantize(torch.tensor(value), grid)) == pytest.approx(value, rel=4 * EPS)
+        assert float(grid.fake_quantize(torch.tensor(value))) == pytest.approx(value, rel=4 * EPS)
 
 
 @given(bits=bits_of, lo=st.floats(-50, 50), hi=st.floats(-50, 50))

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erq_export.calibrate.observers import PERCENTILES, Tails, groups
-from erq_export.calibrate.published.attention import LogSearch
-from erq_export.contract.formats.logarithmic import LogGrid, dequantize_log, fake_quantize_log, quantize_log
+from erq_export.calibrate.published.attention import log_search
+from erq_export.contract.formats.logarithmic import LogGrid
 
 
 def grid(delta: float = 1.0, bits: int = 4) -> LogGrid:
@@ -28,7 +28,7 @@ def literal(p: float, delta: float, bits: int) -> float:
 @given(st.floats(0, 2, width=32), st.floats(2**-7, 1, width=32), st.integers(3, 8))
 def test_every_value_goes_where_the_definition_says(p: float, delta: float, bits: int) -> None:
     """float32 may fall on the other side of a rounding border: then −2 log₂(p/δ) is within 1e-4 of a half."""
-    got = float(fake_quantize_log(torch.tensor(p), grid(delta, bits)))
+    got = float(grid(delta, bits).fake_quantize(torch.tensor(p)))
     want = literal(p, delta, bits)
     if not math.isclose(got, want, rel_tol=1e-6):
         exact = -2 * math.log2(p / delta)
@@ -40,8 +40,8 @@ def test_codes_are_the_points_nearest_in_the_logarithm(bits: int) -> None:
     """Brute force over every point, on values off the borders; below the last border there is only 0."""
     g = grid(0.7, bits)
     k = torch.arange(2**bits)
-    points = dequantize_log(k.float(), g)
-    assert torch.equal(quantize_log(points, g), k.float())  # and rounding twice is rounding once
+    points = g.dequantize(k.float())
+    assert torch.equal(g.quantize(points), k.float())  # and rounding twice is rounding once
     p = torch.rand(2000, generator=torch.Generator().manual_seed(0)) ** 8 * 0.9
     distance = (torch.log2(p[:, None]) - torch.log2(points)).abs()  # (2000, points)
     nearest = points[distance.argmin(1)]
@@ -49,19 +49,19 @@ def test_codes_are_the_points_nearest_in_the_logarithm(bits: int) -> None:
     ordered = distance.sort(1).values
     clear = ordered[:, 1] - ordered[:, 0] > 1e-4
     assert clear.sum() > 1900
-    assert torch.equal(fake_quantize_log(p, g)[clear], nearest[clear])
+    assert torch.equal(g.fake_quantize(p)[clear], nearest[clear])
 
 
 def test_zero_stays_zero_and_more_than_delta_is_delta() -> None:
     p = torch.tensor([0.0, 1e-45, 0.5, 0.51, 1.0, 1e30])
-    assert fake_quantize_log(p, grid(0.5)).tolist() == [0.0, 0.0, 0.5, 0.5, 0.5, 0.5]
-    assert quantize_log(p[:1], grid(0.5)).item() == grid().zero_code == 16
+    assert grid(0.5).fake_quantize(p).tolist() == [0.0, 0.0, 0.5, 0.5, 0.5, 0.5]
+    assert grid(0.5).quantize(p[:1]).item() == grid().zero_code == 16
 
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_larger_values_have_no_smaller_points(bits: int) -> None:
     p = torch.cat([torch.zeros(1), torch.logspace(-140, 1, 20001, base=2.0)])
-    p_hat = fake_quantize_log(p, grid(1.0, bits))
+    p_hat = grid(1.0, bits).fake_quantize(p)
     assert bool((p_hat.diff() >= 0).all())
     assert len(p_hat.unique()) == 2**bits + 1  # 0 is one more
 
@@ -70,7 +70,7 @@ def test_the_form_with_ceil_is_the_same() -> None:
     """2^−⌈k/2⌉ (1 + (k mod 2)(√2 − 1)): the integer form of the papers. With ⌊k/2⌋ odd codes are twice too large."""
     k = torch.arange(16).double()
     odd = 1 + (k % 2) * (math.sqrt(2) - 1)
-    points = dequantize_log(k, LogGrid(scale=torch.tensor(1.0, dtype=torch.float64), bits=4))
+    points = LogGrid(scale=torch.tensor(1.0, dtype=torch.float64), bits=4).dequantize(k)
     assert torch.allclose(points, torch.exp2(-torch.ceil(k / 2)) * odd, rtol=1e-12)
     assert torch.allclose(points[1::2] * 2, (torch.exp2(-torch.floor(k / 2)) * odd)[1::2], rtol=1e-12)
 
@@ -82,11 +82,11 @@ def test_delta_is_the_quantile_of_least_error(sharpness: float) -> None:
     tails = Tails.of(P.numel())
     for chunk in (P[:1], P[1:]):
         tails.add(groups(chunk, per_channel=False))
-    search = LogSearch.from_tails(tails, bits=4)
+    search = log_search(tails, bits=4)
     for chunk in (P[:3], P[3:]):
         search.add(chunk)
     tops = [float(np.quantile(P.double().numpy(), p)) for p in PERCENTILES]
-    errors = [float((fake_quantize_log(P, grid(top)) - P).double().square().sum()) for top in tops]
+    errors = [float((grid(top).fake_quantize(P) - P).double().square().sum()) for top in tops]
     assert float(search.best().scale) == pytest.approx(tops[errors.index(min(errors))], rel=1e-6)
     assert min(errors) < 0.999 * max(errors)
 
@@ -98,6 +98,6 @@ def test_where_all_quantiles_are_zero_the_largest_value_is_left() -> None:
     P[1:, 0, 0, 0] = 0
     tails = Tails.of(P.numel())
     tails.add(groups(P, per_channel=False))
-    search = LogSearch.from_tails(tails, bits=4)
+    search = log_search(tails, bits=4)
     search.add(P)
     assert float(search.best().scale) == 0.25

@@ -9,8 +9,9 @@ from tiny_vit import TINY_LAYERS
 from torch import Tensor, nn
 
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.formats.affine import Grid, fake_quantize, quantize
-from erq_export.contract.quantized import QuantizedLayer, QuantLinear, install, quant_linears
+from erq_export.contract.formats.affine import Grid
+from erq_export.contract.part import install
+from erq_export.contract.quantized import QuantizedLayer, QuantLinear, quant_linears
 from erq_export.models.loading import Loaded
 
 EPS = 2.0**-24
@@ -42,7 +43,7 @@ def test_the_weight_is_integers_times_row_scales() -> None:
 @pytest.mark.parametrize("shape", [(40,), (3, 40), (2, 5, 40)])
 def test_forward_is_a_linear_on_the_quantized_input(shape: tuple[int, ...]) -> None:
     one, x = layer(), inputs(*shape)
-    assert torch.equal(QuantLinear("x", one)(x), F.linear(fake_quantize(x, one.act), one.weight, one.bias))
+    assert torch.equal(QuantLinear("x", one)(x), F.linear(one.act.fake_quantize(x), one.weight, one.bias))
     assert not torch.allclose(QuantLinear("x", one)(x), F.linear(x, one.weight, one.bias), atol=0.1)
 
 
@@ -50,7 +51,7 @@ def test_forward_is_integer_arithmetic() -> None:
     """int64 products, then the two scales and the bias in float64. In float32 each of the k products is rounded three
     times and added once: (k + 3) eps of the sum of their sizes, as any order of addition allows."""
     one, x = layer(), inputs(50, 40)
-    q_x = quantize(x, one.act).long()
+    q_x = one.act.quantize(x).long()
     scale = one.act.scale.double() * one.weight_scale.double()  # (n,)
     exact = (q_x @ one.weight_q.long().T) * scale + one.bias.double()
     size = (q_x.abs() @ one.weight_q.long().abs().T) * scale + one.bias.double().abs()

@@ -19,9 +19,9 @@ from erq_export.contract.spec import Bits
 from erq_export.data.calibration_set import calibration_set
 from erq_export.data.digits import Digits
 from erq_export.flow.ablation import price, steps
+from erq_export.flow.begin import begin
 from erq_export.flow.compare import layer_error
 from erq_export.flow.job import Job, resolve
-from erq_export.flow.run import begin
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT
 from erq_export.models.loading import load

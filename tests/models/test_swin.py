@@ -17,6 +17,7 @@ from tiny_vit import calibrated_bundle, random_images, tiny_spec
 from torch import nn
 
 from erq_export.backends.tensorrt import available
+from erq_export.calibrate.known_ranges import KnownRanges
 from erq_export.calibrate.ranges import input_grids
 from erq_export.calibrate.setting import Setting
 from erq_export.contract.bundle import Bundle
@@ -126,7 +127,7 @@ def change_by_folding(loaded: Loaded, stages: tuple[Stage, ...]) -> float:
     x = images(4).pixels
     before, hidden = loaded.model(x), [x]
     for stage in stages:
-        input_grids(loaded.model, stage, hidden, Setting.of(tiny_spec()))
+        input_grids(loaded.model, stage, hidden, Setting.of(tiny_spec()), KnownRanges())
         hidden = [stage.forward(h) for h in hidden]
     return float((loaded.model(x) - before).abs().max() / before.abs().max())
 

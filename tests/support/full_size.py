@@ -27,7 +27,6 @@ from erq_export.calibrate.operands import softmax_grid
 from erq_export.calibrate.setting import Setting
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.bundle import Bundle, DataFingerprint
-from erq_export.contract.formats.affine import quantize
 from erq_export.contract.manifest import Claims, GraphManifest
 from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand
 from erq_export.contract.sites import OperandSite, Site
@@ -142,7 +141,7 @@ class FullSize:
         weight, (lo, hi), a_bits = linear.weight.detach(), self.ranges[site.path], act_bits(site, Setting.of(spec))
         grid = weight_grid(weight, bits=spec.bits.w, rules=spec.rules, percentiles=(1.0,))
         return QuantizedLayer(
-            weight_q=quantize(weight, grid).to(torch.int8),
+            weight_q=grid.quantize(weight).to(torch.int8),
             weight_scale=grid.scale[:, 0].contiguous(),
             weight_qmin=grid.qmin[:, 0].to(torch.int16),
             bias=torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach(),

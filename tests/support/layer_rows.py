@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from erq_export.calibrate.moments import Moments
-from erq_export.contract.formats.affine import Grid, asymmetric_grid, fake_quantize
+from erq_export.contract.formats.affine import Grid, asymmetric_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def layer_rows(*, n_rows: int = 300, k: int = 24, n: int = 16, bits: int = 3, se
         return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
     X = normal(n_rows, k // 3) @ normal(k // 3, k) + 0.5 * normal(n_rows, k) + normal(k)  # (N, k)
-    X_hat = fake_quantize(X, asymmetric_grid(X.min(), X.max(), bits))
+    X_hat = asymmetric_grid(X.min(), X.max(), bits).fake_quantize(X)
     return Rows(X=X, X_hat=X_hat, W=normal(n, k + 1))
 
 

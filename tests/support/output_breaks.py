@@ -23,13 +23,13 @@ from erq_export.contract.output.folder import OutputFolder
 MAKING = frozenset({"open", "os.mkdir", "os.rename"})
 CLEANING = frozenset({"os.remove", "os.rmdir"})
 OWN = {"notes.txt": b"mine", "onnx/thesis.tex": b"years", "bundle/sub/deep/x": b"z"}
-DONE, UNHARMED, REFUSED, INTERRUPTED = 0, 5, 7, 130
+DONE, UNHARMED, REFUSED, INTERRUPTED, FAILED = 0, 5, 7, 130, 99
 
 
 def child(work: Callable[[], None]) -> int:
     pid = os.fork()
     if pid == 0:
-        code = 99
+        code = FAILED
         try:
             work()
             code = DONE
@@ -37,9 +37,9 @@ def child(work: Callable[[], None]) -> int:
             code = REFUSED if e.fix else 98
         except KeyboardInterrupt:
             code = INTERRUPTED
-        except BaseException:  # noqa: BLE001  a child tells all
-            traceback.print_exc()
         finally:
+            if code == FAILED:
+                traceback.print_exc()
             os._exit(code)
     return pid
 

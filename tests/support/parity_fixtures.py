@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from erq_export.contract.formats.affine import (
     asymmetric_grid,
     common_power,
-    quantize,
     snap_to_half,
     snap_to_ratio,
     symmetric_grid,
 )
 from erq_export.contract.manifest import GraphManifest
-from erq_export.contract.quantized import QuantizedLayer, install
+from erq_export.contract.part import install
+from erq_export.contract.quantized import QuantizedLayer
 from erq_export.contract.targets import named
 from erq_export.exporters.onnx.graph import name_by_module
 from erq_export.exporters.onnx.trace import trace
@@ -84,7 +84,7 @@ def quantized(model: nn.Module, paths: tuple[str, ...], pixels: Tensor, *, bits:
         first = path == paths[0]
         make, a_bits = (symmetric_grid, 8) if first else (asymmetric_grid, bits)
         layers[path] = QuantizedLayer(
-            weight_q=quantize(weight, grid).to(torch.int8),
+            weight_q=grid.quantize(weight).to(torch.int8),
             weight_scale=grid.scale[:, 0],
             weight_qmin=grid.qmin[:, 0].to(torch.int16),
             bias=linear.bias.detach().half().float(),

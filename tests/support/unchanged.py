@@ -132,19 +132,19 @@ def raw(tensor: Tensor) -> bytes:
 def grid_rows(description: dict[str, Any]) -> list[tuple[Any, ...]]:
     """Bits of every layer and operand in bundle.json, with the bounds of its input at the end; absent ones are None."""
     layers = [
-        ("layer", row["path"], row["w_bits"], row["a_bits"], number(row, "act_qmin"), number(row, "act_qmax"))
+        ("layer", row["path"], row["w_bits"], row["a_bits"], number(row["act"], "qmin"), number(row["act"], "qmax"))
         for row in description["layers"]
     ]
     operands = [
-        ("operand", row["path"], row["role"], row["bits"], number(row, "qmin"), number(row, "qmax"))
+        ("operand", row["path"], row["role"], row["bits"], number(row["grid"], "qmin"), number(row["grid"], "qmax"))
         for row in description["operands"]
     ]
     return sorted(layers) + sorted(operands)
 
 
-def number(row: dict[str, Any], name: str) -> float | None:
+def number(row: dict[str, Any] | None, name: str) -> float | None:
     """A whole number may be stored as an integer or as a float: the same bound."""
-    return None if row.get(name) is None else float(row[name])
+    return None if row is None or row.get(name) is None else float(row[name])
 
 
 def initializers(model: onnx.ModelProto) -> list[tuple[str, int, tuple[int, ...], bytes]]:

@@ -14,7 +14,7 @@ from parity_fixtures import PATHS, Exported, add_constant, constant, damaged, ex
 from torch import Tensor, nn
 
 from erq_export.contract.errors import ParityError
-from erq_export.contract.formats.affine import Grid, quantize
+from erq_export.contract.formats.affine import Grid
 from erq_export.contract.manifest import by_path
 from erq_export.contract.parity import ParityReport
 from erq_export.contract.quantized import QuantizedLayer, QuantLinear, quant_linears
@@ -207,7 +207,7 @@ def test_the_input_is_rounded_before_either_side_sees_it(files: dict[str, Export
     file, seen = files["tensorrt-rtx"], {}
     teach(file.reference, images(32), lambda path, x, _y: seen.update({path: x}))
     x, layer = seen["proj"], quant_linears(file.reference)["proj"]
-    assert (quantize(x, layer.grid) != quantize(x.half().float(), layer.grid)).any()
+    assert (layer.grid.quantize(x) != layer.grid.quantize(x.half().float())).any()
     found = check_layer(ir.load(file.path).graph, by_path(file.manifest.sites)["proj"], layer, x)
     assert found.codes.mismatches == 0
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from erq_export.backends.onnxruntime import run, run_one, session
 from erq_export.contract.errors import ParityError
-from erq_export.contract.formats.affine import quantize
 from erq_export.contract.manifest import AttentionOperator, LoweredOperand
 from erq_export.contract.parity import AccumulatorParity, OperandParity, ProductParity
 from erq_export.contract.quantized import QuantOperand
@@ -100,7 +99,7 @@ class AttentionCheck:
 
     def see(self, path: str, operand: QuantOperand, x: Tensor) -> None:
         self.operands.append(check_operand(self.graph, self.claimed[path], operand, x))
-        self.codes[path] = quantize(x.float(), operand.grid)
+        self.codes[path] = operand.grid.quantize(x.float())
         for node, pair in list(self.waiting.items()):
             if all(p in self.codes for p in pair):
                 claimed, codes = zip(*((self.claimed[p], self.codes.pop(p)) for p in pair), strict=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from erq_export.backends.onnxruntime import run_one, session
-from erq_export.contract.formats.affine import Grid, quantize
+from erq_export.contract.formats.affine import Grid
 from erq_export.contract.manifest import LoweredSite, Quantized
 from erq_export.contract.parity import AccumulatorParity, CodeParity, LayerParity, OutputParity
 from erq_export.contract.quantized import QuantLinear
@@ -40,7 +40,7 @@ def check_codes(graph: ir.Graph, claim: Quantized, grid: Grid, x: Tensor) -> Cod
     piece = codes_piece(graph, claim)
     x = as_fed(x, piece)
     codes = run_one(session(serialized(piece)), x).reshape(x.shape).float() - claim.zero_point  # (…, k)
-    difference = (codes - quantize(x.float(), grid)).abs()
+    difference = (codes - grid.quantize(x.float())).abs()
     return CodeParity(
         n=difference.numel(), mismatches=int(difference.count_nonzero()), max_lsb=int(difference.max().item())
     )
@@ -51,7 +51,7 @@ def check_accumulators(graph: ir.Graph, claim: LoweredSite, layer: QuantLinear, 
 
     float64 holds every sum exactly; float32, in the file, wherever Σ|q·w| ≤ 2²⁴, by any kernel and in any order.
     """
-    q, w = quantize(x, layer.grid), layer.weight_q.double()  # (…, k), (n, k)
+    q, w = layer.grid.quantize(x), layer.weight_q.double()  # (…, k), (n, k)
     deployed = session(serialized(unit_piece(graph, claim)))
     found, exact = run_one(deployed, q).double(), q.double() @ w.T  # (…, n)
     provable = q.double().abs() @ w.abs().T <= EXACT

@@ -6,16 +6,38 @@ set with q = c − z, so here the zero point is always 0 and the asymmetry lives
 A container (int8, or uint8 with a zero point) is chosen at export; the set does not change.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from erq_export.contract.records import Record
+
 SMALLEST_NORMAL_HALF = 2.0**-14
 SMALLEST_HALF = 2.0**-24
 LARGEST_HALF = 65504.0
 SMALLEST_SCALE = 1e-12  # a dead channel has range 0; any positive scale represents it exactly
+
+
+class AffineRow(Record, frozen=True, kw_only=True, tag_field="format", tag="affine"):
+    """A per-tensor grid of integers, as every target can run it; its scale is a tensor."""
+
+    qmin: int
+    qmax: int
+
+    def grid(self, tensors: Mapping[str, Tensor]) -> "Grid":
+        return per_tensor_grid(tensors, self.qmin, self.qmax)
+
+
+class FreeRow(Record, frozen=True, kw_only=True, tag_field="format", tag="affine-free"):
+    """A per-tensor grid whose zero point need be no integer: of the target `reference` alone."""
+
+    qmin: float
+    qmax: float
+
+    def grid(self, tensors: Mapping[str, Tensor]) -> "Grid":
+        return per_tensor_grid(tensors, self.qmin, self.qmax)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +50,33 @@ class Grid:
     qmin: Tensor
     qmax: Tensor
 
+    def quantize(self, x: Tensor) -> Tensor:
+        """q = clamp(round(x / s), qmin, qmax): integers in x's floating-point type, same shape as x.
+
+        Rounds half to even and divides (ONNX QuantizeLinear does; multiplying by 1/s differs in about 4e-6 of codes). The
+        quotient is changed in place: on a CPU, memory fresh from the system costs more than the arithmetic.
+        """
+        return (x / self.scale).round_().clamp_min_(self.qmin).clamp_max_(self.qmax)
+
+    def codes_around(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(down, up, nearest): the two codes around each value, and `quantize`'s; same shape as x. For a grid that ends in
+        integers, as every weight's does: then it does not matter that the range is kept before rounding."""
+        steps = (x / self.scale).clamp_min_(self.qmin).clamp_max_(self.qmax)
+        return torch.floor(steps), torch.ceil(steps), torch.round(steps)
+
+    def neighbours(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(down, up, starts_up): the grid points around each value, and whether the nearest one is the upper; as x."""
+        down, up, nearest = self.codes_around(x)
+        return self.dequantize(down), self.dequantize(up), nearest == up
+
+    def dequantize(self, q: Tensor) -> Tensor:
+        """x̂ = s·q, same shape as q."""
+        return q * self.scale
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """x̂: x moved to the nearest point of the grid, same shape and type as x."""
+        return self.quantize(x).mul_(self.scale)
+
     def map(self, change: Callable[[Tensor], Tensor]) -> "Grid":
         """The same change (reshape, index, device) applied to scale, qmin and qmax."""
         return Grid(scale=change(self.scale), qmin=change(self.qmin), qmax=change(self.qmax))
@@ -36,31 +85,32 @@ class Grid:
         """The grid of these columns of a weight: a row's own grid is that of all of its columns."""
         return self if self.scale.shape[1] == 1 else self.map(lambda t: t[:, chosen])
 
+    @property
+    def codes(self) -> tuple[int, int]:
+        """(qmin, qmax) of a per-tensor grid that a target can run; ValueError where they are no integers."""
+        row = self.free_row()
+        qmin, qmax = int(row.qmin), int(row.qmax)
+        if (qmin, qmax) != (row.qmin, row.qmax):
+            raise ValueError(f"the codes {row.qmin} to {row.qmax} are no integers")
+        return qmin, qmax
 
-def quantize(x: Tensor, grid: Grid) -> Tensor:
-    """q = clamp(round(x / s), qmin, qmax): integers in x's floating-point type, same shape as x.
+    def row(self) -> AffineRow:
+        """What a bundle says of a per-tensor grid that a target can run."""
+        qmin, qmax = self.codes
+        return AffineRow(qmin=qmin, qmax=qmax)
 
-    Rounds half to even and divides (ONNX QuantizeLinear does; multiplying by 1/s differs in about 4e-6 of codes). The
-    quotient is changed in place: on a CPU, memory fresh from the system costs more than the arithmetic.
-    """
-    return (x / grid.scale).round_().clamp_min_(grid.qmin).clamp_max_(grid.qmax)
+    def free_row(self) -> FreeRow:
+        """What a bundle says of any per-tensor grid."""
+        return FreeRow(qmin=self.qmin.item(), qmax=self.qmax.item())
 
-
-def codes_around(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """(down, up, nearest): the two codes that rounding refinement chooses from, and `quantize`'s; same shape as x. For a
-    grid that ends in integers, as every weight's does: then it does not matter that the range is kept before rounding."""
-    steps = (x / grid.scale).clamp_min_(grid.qmin).clamp_max_(grid.qmax)
-    return torch.floor(steps), torch.ceil(steps), torch.round(steps)
+    def stored(self) -> dict[str, Tensor]:
+        return {"scale": self.scale}
 
 
-def dequantize(q: Tensor, grid: Grid) -> Tensor:
-    """x̂ = s·q, same shape as q."""
-    return q * grid.scale
-
-
-def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
-    """x̂: x moved to the nearest point of the grid, same shape and type as x."""
-    return quantize(x, grid).mul_(grid.scale)
+def per_tensor_grid(tensors: Mapping[str, Tensor], qmin: float, qmax: float) -> Grid:
+    """The grid with the scale among `tensors` (), its bounds on the same device."""
+    scale = tensors["scale"]
+    return Grid(scale=scale, qmin=torch.full_like(scale, qmin), qmax=torch.full_like(scale, qmax))
 
 
 def asymmetric_grid(lo: Tensor, hi: Tensor, bits: int, *, snap: Callable[[Tensor], Tensor] | None = None) -> Grid:

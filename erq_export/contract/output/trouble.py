@@ -2,14 +2,17 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from erq_export.contract.errors import ErqError, OutputError
+from erq_export.contract.run_manifest import PARTIAL
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ALWAYS_THE_PLACE = FULL | {errno.EROFS, errno.EFBIG}  # no reader of anything else gets these
+_HIDDEN = re.compile(rf"/{PARTIAL}(/.*)?$")  # names of ours that mean nothing to the user
 _FIXES = {
     **dict.fromkeys(FULL, "free some space, or --out on another disk"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "--out with a folder that can be written"),
@@ -21,7 +24,9 @@ _FIXES = {
 
 def refusal(path: Path, error: OSError) -> OutputError:
     """The error as the user reads it; `path` is the folder as it was given."""
-    where = f" ({os.fsdecode(error.filename)})" if error.filename is not None else ""
+    named = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
+    place = _HIDDEN.sub("", named)
+    where = f" ({place})" if place and place != str(path) else ""
     return OutputError(
         f"cannot write {path}: {error.strerror or error}{where}",
         fix=_FIXES.get(error.errno or 0, "look at the disk, or --out elsewhere"),

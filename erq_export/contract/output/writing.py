@@ -63,7 +63,8 @@ class Writing:
         try:
             with told(self._shown):
                 folder = staging / name
-                folder.mkdir(parents=True)
+                staging.mkdir()
+                folder.mkdir(parents=True, exist_ok=True)
             with told_of_a_stage(self._shown, self._root):
                 made = fill(folder)
             with told(self._shown):

@@ -13,8 +13,8 @@ from torch import Tensor
 from erq_export.calibrate.published.dual import ROWS_A_COLUMN, dual_grid, outlier_columns
 from erq_export.calibrate.solve.weight_grid import PERCENTILES, weight_grid
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.formats.affine import Grid, fake_quantize, quantize
-from erq_export.contract.quantized import QuantLinear
+from erq_export.contract.formats.affine import Grid
+from erq_export.contract.simulated import SimulatedLinear
 from erq_export.contract.targets import grid_rules
 from erq_export.models.rebuild import reference_model
 
@@ -66,9 +66,9 @@ def test_each_group_has_the_grid_it_would_have_alone() -> None:
     rest = [j for j in range(W.shape[1]) if j not in columns.tolist()]
     for chosen in (columns.tolist(), rest):
         alone = weight_grid(W[:, chosen], bits=4, rules=FREE, percentiles=PERCENTILES["wide"])
-        assert torch.equal(fake_quantize(W[:, chosen], alone), fake_quantize(W, grid)[:, chosen])
+        assert torch.equal(alone.fake_quantize(W[:, chosen]), grid.fake_quantize(W)[:, chosen])
     one = weight_grid(W, bits=4, rules=FREE)
-    errors = [(fake_quantize(W, g) - W).square().sum() for g in (grid, one)]
+    errors = [(g.fake_quantize(W) - W).square().sum() for g in (grid, one)]
     assert errors[0] < 0.5 * errors[1]
 
 
@@ -83,7 +83,7 @@ def test_the_columns_of_a_grid() -> None:
     W = weight()
     grid, _ = dual_grid(W, bits=4, rules=FREE)
     part = slice(10, 20)
-    assert torch.equal(fake_quantize(W[:, part], grid.columns(part)), fake_quantize(W, grid)[:, part])
+    assert torch.equal(grid.columns(part).fake_quantize(W[:, part]), grid.fake_quantize(W)[:, part])
     one = weight_grid(W, bits=4, rules=FREE)
     assert one.columns(part) is one
 
@@ -101,7 +101,7 @@ def test_both_groups_are_on_their_grids_in_the_solved_layers(rounding: str) -> N
         qmin = layer.weight_qmin[:, None].float().expand(n, k).clone()
         qmin[:, layer.outliers.columns] = layer.outliers.qmin[:, None].float()
         grid = Grid(scale=layer.column_scales, qmin=qmin, qmax=qmin + 15)
-        assert torch.equal(quantize(layer.weight, grid), layer.weight_q.float())
+        assert torch.equal(grid.quantize(layer.weight), layer.weight_q.float())
         assert not torch.equal(layer.outliers.scale, layer.weight_scale)
 
 
@@ -128,7 +128,7 @@ def test_a_layer_computes_with_the_scales_of_its_columns() -> None:
     layer = bundle.layers["blocks.0.attn.qkv"]
     assert layer.act is not None
     x = torch.randn(7, 32, generator=torch.Generator().manual_seed(4))
-    assert torch.equal(QuantLinear("x", layer)(x), F.linear(fake_quantize(x, layer.act), layer.weight, layer.bias))
+    assert torch.equal(SimulatedLinear("x", layer)(x), F.linear(layer.act.fake_quantize(x), layer.weight, layer.bias))
     for j in range(layer.weight.shape[1]):
         assert layer.outliers is not None
         scale = layer.outliers.scale if j in layer.outliers.columns.tolist() else layer.weight_scale

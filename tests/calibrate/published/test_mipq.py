@@ -22,10 +22,10 @@ from erq_export.calibrate.published.mipq import Bits, Program, block_program, ex
 from erq_export.calibrate.published.solver import find_solver
 from erq_export.calibrate.solve.erq import refinement
 from erq_export.calibrate.solve.ridge import Ridge
-from erq_export.calibrate.solve.rounding import flip, neighbours
+from erq_export.calibrate.solve.rounding import flip
 from erq_export.calibrate.solve.wqer import quantize_columns
 from erq_export.contract.errors import MachineError
-from erq_export.contract.formats.affine import Grid, fake_quantize
+from erq_export.contract.formats.affine import Grid
 
 SECONDS = 30.0  # enough for any program here, whatever else the machine does
 
@@ -48,12 +48,12 @@ def exact_losses(W: Tensor, rounded: Tensor, M: Tensor) -> list[Fraction]:
 
 
 def bits_of(rounded: Tensor, W: Tensor, grid: Grid) -> list[Bits]:
-    return [tuple(row) for row in (rounded == neighbours(W, grid)[1]).tolist()]
+    return [tuple(row) for row in (rounded == grid.neighbours(W)[1]).tolist()]
 
 
 def row_programs(W: Tensor, grid: Grid, M: Tensor) -> list[Program]:
     """The program of every whole row."""
-    down, up, _ = neighbours(W, grid)
+    down, up, _ = grid.neighbours(W)
     B = range(W.shape[1])
     rows = zip(exact(W), exact(down), exact(up), strict=True)
     return [block_program(w, lo, hi, (False,) * len(B), row_sums(M, B), B) for w, lo, hi in rows]
@@ -79,7 +79,7 @@ def test_the_program_of_a_row_is_its_loss(seed: int) -> None:
     """Not to 1e-16, as floating point would have it: equal, for every rounding."""
     W, grid, M = case(h=6, n=2, seed=seed)
     M = crooked(M)
-    down, up, _ = neighbours(W, grid)
+    down, up, _ = grid.neighbours(W)
     for i, program in enumerate(row_programs(W, grid, M)):
         for bits in every_rounding(6):
             rounded = torch.where(torch.tensor(bits), up[i], down[i])
@@ -91,7 +91,7 @@ def test_a_block_of_a_row_accounts_for_every_change_of_the_loss(seed: int, first
     """Cross terms with the columns outside included: what a block's objective falls by, the row's loss falls by."""
     W, grid, M = case(h=7, n=1, seed=seed)
     M, B = crooked(M), range(first, min(first + size, 7))
-    down, up, _ = neighbours(W, grid)
+    down, up, _ = grid.neighbours(W)
     w, lo, hi = exact(W)[0], exact(down)[0], exact(up)[0]
     program = block_program(w, lo, hi, bits, row_sums(M, B), B)
 
@@ -133,7 +133,7 @@ def test_the_optimum_is_that_of_all_roundings(h: int, n: int, solver: Any) -> No
     """CBC stops within 1e-7 of the largest coefficient. Against an oracle in float64, so 1e-12 more."""
     W, grid, M = (t if isinstance(t, Grid) else t[..., :h] for t in case(h=max(h, 3), n=n))
     M = M[:h]
-    down, up, _ = neighbours(W, grid)
+    down, up, _ = grid.neighbours(W)
     choices = torch.tensor(list(every_rounding(h)))  # (2^h, h)
     n_better_than_start = 0
     for i, (program, start) in enumerate(
@@ -217,8 +217,8 @@ def test_a_layer_is_never_worse_than_its_start_and_its_blocks_are_optimal(column
     before, after = exact_losses(W, start, M), exact_losses(W, rounded, M)
     assert all(a <= b for a, b in zip(after, before, strict=True))
     assert sum(after) < sum(before)
-    assert torch.equal(fake_quantize(rounded, grid), rounded)
-    down, up, _ = neighbours(W, grid)
+    assert torch.equal(grid.fake_quantize(rounded), rounded)
+    down, up, _ = grid.neighbours(W)
     last = range((8 - 1) // columns * columns, 8)
     for choice in every_rounding(len(last)):
         other = rounded.clone()
@@ -234,7 +234,7 @@ def test_what_cannot_flip_stays() -> None:
     W[:, 2] = 100.0
     rounded = mipq(W, grid, M, 100, columns=6, seconds=SECONDS)
     assert torch.equal(rounded[:, 2], (grid.scale.double() * grid.qmax)[:, 0])
-    on_grid = fake_quantize(W, grid)
+    on_grid = grid.fake_quantize(W)
     assert torch.equal(mipq(on_grid, grid, M, 100, columns=6, seconds=SECONDS), on_grid)
 
 
@@ -252,7 +252,7 @@ def test_a_layer_end_to_end(capfd: pytest.CaptureFixture[str]) -> None:
 
     args: dict[str, Any] = {"k": 9, "limit": options.flips}
     W = quantize_columns(rows.W, moments.G, moments.n_rows, grid, Ridge(moments.G, 10.0), refine=watched, **args)
-    assert torch.equal(fake_quantize(W[:, :-1], grid), W[:, :-1])
+    assert torch.equal(grid.fake_quantize(W[:, :-1]), W[:, :-1])
     assert len(losses) == 3 * 4  # of 5, 2, 1 and 1 columns
     assert all(found <= start for found, start in losses)
     assert capfd.readouterr() == ("", "")

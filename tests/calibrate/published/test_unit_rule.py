@@ -6,14 +6,14 @@ from rounding_cases import case, exact_case, loss
 from torch import Tensor
 
 from erq_export.calibrate.published.unit_rule import unit
-from erq_export.calibrate.solve.rounding import neighbours, paper
+from erq_export.calibrate.solve.rounding import paper
 from erq_export.contract.formats.affine import Grid
 
 
 def literal(W: Tensor, grid: Grid, M: Tensor, limit: int) -> Tensor:
     """docs/method.md, "Unit rule" with k = 1: all rows every time, refused ones again, until all are refused at once or
     T is reached."""
-    down, up, is_up = neighbours(W, grid)
+    down, up, is_up = grid.neighbours(W)
     d_lo, d_hi = down - W, up - W
     d = torch.where(is_up, d_hi, d_lo)
     for _ in range(limit):
@@ -56,7 +56,7 @@ def test_it_ends_there_in_exact_arithmetic_too() -> None:
 def test_the_loss_never_rises_and_small_inputs_make_it_idle() -> None:
     """What the paper's rule does not know: its flips are those of any scale of the inputs."""
     W, grid, M = case(h=16)
-    down, up, is_up = neighbours(W, grid)
+    down, up, is_up = grid.neighbours(W)
     nearest = torch.where(is_up, up, down)
     rounded = unit(W, grid, M, 100)
     assert bool((loss(W, rounded, M) <= loss(W, nearest, M) + 1e-12).all())

@@ -1,0 +1,66 @@
+"""What the description of a bundle says of one layer or operand that is deployed; the rest are tensors."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from erq_export.contract.formats.affine import AffineRow
+from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand
+from erq_export.contract.records import ModulePath, Record
+from erq_export.contract.sites import OperandRole
+
+
+class LayerStatistics(Record, frozen=True, kw_only=True):
+    """Output errors of one layer on the calibration rows, relative to the output's energy: Σ‖ŷ − y‖²/Σ‖y‖².
+
+    error_inputs: with only the inputs quantized;  error_nearest: with the weights then rounded to nearest;  error: as solved.
+    """
+
+    n_rows: int
+    error_inputs: float
+    error_nearest: float
+    error: float
+
+
+class LayerRow(Record, frozen=True, kw_only=True, tag_field="kind", tag="deployed"):
+    """A layer; its tensors are `layer.<path>.<name>`."""
+
+    path: ModulePath
+    w_bits: int
+    a_bits: int
+    act: AffineRow
+    statistics: LayerStatistics | None = None
+
+    @classmethod
+    def of(cls, path: str, layer: QuantizedLayer, statistics: LayerStatistics | None) -> "LayerRow":
+        bits = {"w_bits": layer.w_bits, "a_bits": layer.a_bits}
+        return cls(path=path, **bits, act=layer.act.row(), statistics=statistics)
+
+    def part(self, tensors: Mapping[str, Tensor]) -> QuantizedLayer:
+        """Inverse of `of`, with what `stored` gave. KeyError for a tensor that is missing."""
+        return QuantizedLayer(
+            weight_q=tensors["weight_q"],
+            weight_scale=tensors["weight_scale"],
+            weight_qmin=tensors["weight_qmin"],
+            bias=tensors["bias"],
+            act=self.act.grid({"scale": tensors["act_scale"]}),
+            w_bits=self.w_bits,
+            a_bits=self.a_bits,
+        )
+
+
+class OperandRow(Record, frozen=True, kw_only=True, tag_field="kind", tag="deployed"):
+    """An operand; its tensors are `operand.<path>.<name>`."""
+
+    path: ModulePath
+    role: OperandRole
+    bits: int
+    grid: AffineRow
+
+    @classmethod
+    def of(cls, path: str, operand: QuantizedOperand) -> "OperandRow":
+        return cls(path=path, role=operand.role, bits=operand.bits, grid=operand.grid.row())
+
+    def part(self, tensors: Mapping[str, Tensor]) -> QuantizedOperand:
+        """Inverse of `of`, with what `stored` gave. KeyError for a tensor that is missing."""
+        return QuantizedOperand(grid=self.grid.grid(tensors), bits=self.bits, role=self.role)
