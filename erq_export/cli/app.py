@@ -1,13 +1,16 @@
 """The command line's frame: commands by name, loaded when they are called, and errors as exit codes."""
 
+import difflib
 import os
 import sys
 from importlib import import_module
 
 import rich_click as click
+from click.exceptions import NoArgsIsHelpError
 
 from erq_export import __version__
-from erq_export.contract.errors import ErqError
+from erq_export.cli.said import misuse, refusal
+from erq_export.contract.errors import ErqError, SpecError
 
 INTERRUPTED = 130  # as a shell reports SIGINT
 MAIN = "run"
@@ -43,6 +46,8 @@ class MainJobByDefault(click.RichGroup):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            if args[0].isalpha() and (close := difflib.get_close_matches(args[0][:40], COMMANDS, cutoff=0.7)):
+                raise SpecError(f"{args[0][:40]!r} is no command and no model", fix=f"erq-export {close[0]}")
             return MAIN, self.get_command(ctx, MAIN), args
         return super().resolve_command(ctx, args)
 
@@ -67,10 +72,13 @@ def main() -> None:
     try:
         app(standalone_mode=False)
     except ErqError as e:
-        click.echo(f"error: {e}", err=True)
+        click.echo(refusal(e.problem, e.fix), err=True)
         sys.exit(e.exit_code)
-    except click.UsageError as e:
+    except NoArgsIsHelpError as e:
         e.show()
+        sys.exit(2)
+    except click.UsageError as e:
+        click.echo(misuse(e), err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: finished stages are complete in the output folder, nothing is half-written", err=True)

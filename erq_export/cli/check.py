@@ -5,12 +5,13 @@ from pathlib import Path
 
 import rich_click as click
 
+from erq_export.cli.places import PLACE
 from erq_export.contract.errors import FOUND, SpecError
 from erq_export.contract.targets import TARGETS
 
 
 @click.command()
-@click.argument("file", type=Path, required=False)
+@click.argument("file", type=PLACE, required=False)
 @click.option("--target", help=f"what it is meant for: {', '.join(TARGETS)}")
 @click.option("--strict", is_flag=True, help="exit code 8 for warnings too")
 @click.option("--json", "as_json", is_flag=True, help="print the findings as JSON and nothing else")

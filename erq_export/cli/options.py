@@ -2,11 +2,11 @@
 
 import ast
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
+from erq_export.cli.places import PLACE
 from erq_export.contract.errors import SpecError
 from erq_export.contract.records import Spec, choices, hints, meta
 from erq_export.contract.spec import Bits
@@ -56,7 +56,7 @@ def store_options(command: Command) -> Command:
     command = click.option("--no-store", is_flag=True, help="keep nothing for later runs")(command)
     return click.option(
         "--store",
-        type=Path,
+        type=PLACE,
         metavar="DIR",
         help="where artifacts are kept and found again [default: ERQ_EXPORT_STORE, or the user's cache folder]",
     )(command)

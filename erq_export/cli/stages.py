@@ -6,8 +6,9 @@ import rich_click as click
 
 from erq_export.cli.opened import opened
 from erq_export.cli.options import store_options
+from erq_export.cli.places import PLACE
 
-OUT = click.argument("out", type=Path)
+OUT = click.argument("out", type=PLACE)
 
 
 @click.command()

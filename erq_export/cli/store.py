@@ -6,6 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from erq_export.cli.places import PLACE
 from erq_export.contract.errors import SpecError
 from erq_export.flow.store.settings import default_root, in_words
 from erq_export.flow.store.shelf import Kept
@@ -15,7 +16,7 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @click.command()
-@click.option("--store", "at", type=Path, metavar="DIR", help="another store than the user's")
+@click.option("--store", "at", type=PLACE, metavar="DIR", help="another store than the user's")
 @click.option("--clear", is_flag=True, help="remove everything, or what --kind and --older-than say")
 @click.option("--kind", help="only artifacts of this kind, such as bundle, graph or engine")
 @click.option("--older-than", metavar="AGE", help="with --clear: only what was not used for so long: 30m, 12h, 7d, 4w")

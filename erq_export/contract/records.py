@@ -92,8 +92,14 @@ def checked_value(value: Any, kind: Any, *, word: str, text: bool = False) -> An
         return msgspec.convert(value, kind, strict=not text, dec_hook=decode_custom)
     except msgspec.ValidationError as e:
         rule, _ = rule_and_path(e)
+        rule = "not of the form wanted" if "matching regex" in rule else rule
         raise SpecError(
             f"{word} {shown(value)}: {rule}", fix=remedy(kind) or f"a value of {word} that keeps the rule"
+        ) from e
+    except UnicodeEncodeError as e:
+        raise SpecError(
+            f"{word} {shown(value)}: not valid UTF-8",
+            fix=remedy(kind) or f"{word} with text, or a file renamed to text",
         ) from e
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from erq_export.contract.errors import SpecError
 
+LONGEST = 100  # characters of a wrong name that are compared and repeated
 METHODS: dict[str, str] = {
     "erq": "erq_export.calibrate.methods.erq:METHOD",
     "gptq": "erq_export.calibrate.methods.gptq:METHOD",
@@ -23,9 +24,10 @@ def nearest(name: str, known: Iterable[str], *, n: int = 3) -> list[str]:
 def unknown(kind: str, name: str, known: Iterable[str]) -> SpecError:
     """The error for a name that is not in the table: what is near it, or else everything there is."""
     known = sorted(known)
-    close = nearest(name, known)
+    close = nearest(name[:LONGEST], known)
     fix = f"did you mean {' or '.join(close)}?" if close else f"one of: {', '.join(known)}"
-    return SpecError(f"unknown {kind} {name!r}", fix=fix)
+    shown = repr(name if len(name) <= LONGEST else f"{name[:LONGEST]}…")
+    return SpecError(f"unknown {kind} {shown}", fix=fix)
 
 
 def resolve(kind: str, name: str, table: dict[str, str]) -> Any:

@@ -28,6 +28,8 @@ PaperName = Literal["icml", "tpami"]
 Number = int | float
 Argument = bool | int | float | str | tuple[Number, ...] | None
 Part = float | int | str | tuple[Number, ...]
+PathName = Annotated[str, Meta(min_length=1)]  # "" would be the current folder
+Capability = Annotated[str, Meta(pattern=r"^[1-9][0-9]?\.[0-9]$(?!\n)")]
 
 
 class Bits:
@@ -86,10 +88,16 @@ custom(Bits, str, Bits.parse)
 class ModelSpec(Spec, frozen=True, kw_only=True):
     """Which model, which weights, which preprocessing."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=200)]
-    checkpoint: Annotated[str | None, Meta(description="your own weights: .safetensors, or .pt with a state dict")] = (
-        None
-    )
+    name: Annotated[
+        str, Meta(min_length=1, max_length=200, extra={"fix": "an alias (erq-export models) or the name of a timm ViT"})
+    ]
+    checkpoint: Annotated[
+        PathName | None,
+        Meta(
+            description="your own weights: .safetensors, or .pt with a state dict",
+            extra={"fix": "the name of a file of weights"},
+        ),
+    ] = None
     pretrained: Annotated[
         bool, Meta(description="timm's weights; random ones try the chain, accuracy means nothing")
     ] = True
@@ -99,11 +107,21 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
         Meta(description="NAME=VALUE: mean, std, interpolation, crop_pct, crop_mode instead of timm's (repeatable)"),
     ] = {}
 
+    @classmethod
+    def word(cls, name: str) -> str:
+        return "MODEL" if name == "name" else super().word(name)
+
 
 class DataSpec(Spec, frozen=True, kw_only=True):
     """Images: which to calibrate from, which to measure on."""
 
-    data: Annotated[str | None, Meta(description="folder of images to calibrate from, searched recursively")] = None
+    data: Annotated[
+        PathName | None,
+        Meta(
+            description="folder of images to calibrate from, searched recursively",
+            extra={"fix": "the name of a folder; . is the current one"},
+        ),
+    ] = None
     calib: Annotated[
         int,
         Meta(
@@ -122,9 +140,19 @@ class DataSpec(Spec, frozen=True, kw_only=True):
             extra={"fix": f"0 to {LARGEST_SEED}"},
         ),
     ] = 0
-    val: Annotated[str | None, Meta(description="labelled folder (one folder per class) to measure accuracy on")] = None
+    val: Annotated[
+        PathName | None,
+        Meta(
+            description="labelled folder (one folder per class) to measure accuracy on",
+            extra={"fix": "the name of a folder; . is the current one"},
+        ),
+    ] = None
     class_map: Annotated[
-        str | None, Meta(description="file that gives each class folder its index: FOLDER [INDEX] a line")
+        PathName | None,
+        Meta(
+            description="file that gives each class folder its index: FOLDER [INDEX] a line",
+            extra={"fix": "the name of a text file"},
+        ),
     ] = None
     val_images: Annotated[
         int,
@@ -168,11 +196,13 @@ class DeploySpec(Spec, frozen=True, kw_only=True):
     pack: Annotated[
         Pack, Meta(description="weights in the file: int8, never slower, or int4 (at most 4 bits), half the file")
     ] = "int8"
-    capability: Annotated[tuple[str, ...], Meta(description="GPU compute capability to build for (repeatable)")] = (
-        "8.6",
-        "8.9",
-        "12.0",
-    )
+    capability: Annotated[
+        tuple[Capability, ...],
+        Meta(
+            description="GPU compute capability to build for (repeatable)",
+            extra={"fix": "for example 8.9; nvidia-smi --query-gpu=compute_cap --format=csv prints your GPU's"},
+        ),
+    ] = ("8.6", "8.9", "12.0")
     max_batch: Annotated[
         int,
         Meta(

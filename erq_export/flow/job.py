@@ -41,7 +41,14 @@ class Job(Spec, frozen=True, kw_only=True):
             extra_json_schema={"enum": list(PAPERS)},
         ),
     ] = None
-    device: Annotated[str, Meta(description="where to calibrate: auto, cpu, cuda, cuda:1 …", max_length=20)] = "auto"
+    device: Annotated[
+        str,
+        Meta(
+            description="where to calibrate: auto, cpu, cuda, cuda:1 …",
+            max_length=20,
+            extra={"fix": "auto, cpu, cuda or cuda:1"},
+        ),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.contract.errors import SpecError
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import plain_of
-from erq_export.contract.spec import DeploySpec
+from erq_export.contract.spec import DeploySpec, EvaluateSpec
 from erq_export.contract.targets import TARGETS, deployable, named
 from erq_export.data.sources import calibration_source, check_enough, validation_source
 from erq_export.flow.job import Job
@@ -27,6 +27,22 @@ def check_images(job: Job) -> None:
         check_enough(calibration_source(job.model.name, job.data), job.data.calib)
     if job.data.val is not None or job.data.class_map is not None:
         validation_source(job.model.name, job.data)
+    elif job.model.name != "demo":
+        check_labels_needed(job)
+
+
+def check_labels_needed(job: Job) -> None:
+    """SpecError for what is measured on labelled images alone, where there are none: a gate that could never fail."""
+    default, asked = EvaluateSpec(), job.evaluate
+    words = [
+        asked.word(name) for name in ("max_drop", "compare", "seeds") if getattr(asked, name) != getattr(default, name)
+    ]
+    words += ["--val-images"] * (job.data.val_images != 0)
+    if words:
+        raise SpecError(
+            f"{words[0]} without --val: there are no labelled images to measure on",
+            fix=f"--val DIR with one folder per class, or leave {words[0]} out",
+        )
 
 
 def buildable(deploy: DeploySpec, asked: Sequence[str]) -> tuple[str, ...]:
