@@ -4,12 +4,12 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from erq_export.contract.bundle import LayerStatistics
 from erq_export.contract.engine import EngineRecord
 from erq_export.contract.identity import Identity
 from erq_export.contract.manifest import Claims, Count, DesignedBits, Sizes
 from erq_export.contract.parity import ParityReport
 from erq_export.contract.records import FileRecord, Record, Scalar, Sha256
+from erq_export.contract.rows import LayerStatistics
 from erq_export.contract.spec import Bits, MethodName, Quantization, TargetName
 from erq_export.contract.targets import Carrier, Container, GridRules
 

@@ -138,8 +138,8 @@ def test_without_labelled_images_the_price_is_told_in_logits_on_those_of_the_cal
         exact = loaded.model(data.pixels)
         bundle = calibrate(loaded, data, job.quantization, device=cpu, progress=lambda *_: None)
         found = reference_model(bundle)(data.pixels)
-    assert rows[-1]["logits_error"]["all"] == [pytest.approx(float((found - exact).norm() / exact.norm()), rel=1e-5)]
-    assert rows[-1]["layer_error"]["all"] == [layer_error(bundle)]
+    assert rows[-1].logits_error.all == (pytest.approx(float((found - exact).norm() / exact.norm()), rel=1e-5),)
+    assert rows[-1].layer_error.all == (layer_error(bundle),)
     assert all("top1" not in row for row in rows)
     assert len(rows) > 5
 

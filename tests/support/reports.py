@@ -2,9 +2,10 @@
 
 import json
 
-from erq_export.contract.bundle import BundleDescription, DataFingerprint, LayerRow, LayerStatistics, OperandRow
+from erq_export.contract.bundle import BundleDescription, DataFingerprint
 from erq_export.contract.engine import Batch, EngineRecord, PlanSummary
-from erq_export.contract.formats.affine import AffineRow
+from erq_export.contract.formats.affine import AffineRow, FreeRow
+from erq_export.contract.formats.logarithmic import LogRow
 from erq_export.contract.identity import Identity
 from erq_export.contract.manifest import (
     AttentionOperator,
@@ -45,8 +46,10 @@ from erq_export.contract.report import (
     TargetReport,
     Timing,
 )
+from erq_export.contract.rows import LayerRow, LayerStatistics, OperandRow
 from erq_export.contract.run_manifest import OwnedFile, Placement, RunManifest
 from erq_export.contract.run_manifest import Timing as StageTiming
+from erq_export.contract.simulated import SimulatedLayerRow, SimulatedOperandRow
 from erq_export.contract.spec import Bits, Quantization
 from erq_export.contract.targets import GridRules
 from erq_export.flow.job import RunRecord, resolve
@@ -92,8 +95,16 @@ def description() -> BundleDescription:
         spec=quantization(),
         model=IDENTITY,
         data=DataFingerprint(n_images=2, names=("a.png", "b/ü.png"), pixels_sha256=SHA256),
-        layers=(LayerRow(path=LAYER, w_bits=4, a_bits=4, act=AffineRow(qmin=-8, qmax=7), statistics=STATISTICS),),
-        operands=(OperandRow(path=f"{ATTENTION}.q", role="q", bits=8, grid=AffineRow(qmin=-128, qmax=127)),),
+        layers=(
+            LayerRow(path=LAYER, w_bits=4, a_bits=4, act=AffineRow(qmin=-8, qmax=7), statistics=STATISTICS),
+            SimulatedLayerRow(
+                path="head", w_bits=4, a_bits=4, act=FreeRow(qmin=-7.5, qmax=7.5), outliers=True, statistics=STATISTICS
+            ),
+        ),
+        operands=(
+            OperandRow(path=f"{ATTENTION}.q", role="q", bits=8, grid=AffineRow(qmin=-128, qmax=127)),
+            SimulatedOperandRow(path=f"{ATTENTION}.softmax", role="softmax", bits=4, grid=LogRow(bits=4)),
+        ),
         versions={"torch": "2.11.0", "timm": "1.0.20"},
         tensors_sha256=SHA256,
     )
