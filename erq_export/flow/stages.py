@@ -3,6 +3,7 @@ made of. Running again, comparing methods and pricing choices are the same stage
 
 import copy
 import json
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +12,7 @@ from typing import Any, cast
 import msgspec
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from erq_export.backends.machine import processor
 from erq_export.backends.tensorrt import Package
@@ -33,6 +34,7 @@ from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import reference_model
 from erq_export.validate.metrics.accuracy import Decisions, check_labels, decide
 from erq_export.validate.metrics.distance import relative_error
+from erq_export.validate.metrics.inside import output_errors
 from erq_export.validate.parity.check import ParityReport, check_parity
 from erq_export.validate.runners import Runner, TorchRunner
 
@@ -167,20 +169,43 @@ class Stages:
     def logits_error(self, bundle: Artifact, model: Loaded, images: Images) -> float:
         """‖ŷ − y‖/‖y‖ over the logits of all images: y of the float model, ŷ of the bundle's reference."""
 
+        def error(reference: nn.Module, exact: nn.Module) -> float:
+            return relative_error(TorchRunner(reference, self.device), TorchRunner(exact, self.device), images)
+
+        return self._figure("logits_error", bundle, model, images, error)
+
+    def deployed_error(self, bundle: Artifact, model: Loaded, images: Images) -> float:
+        """Σ‖ŷ − y‖²/Σ‖y‖² of a layer's output where it stands, the layers before it quantized too: mean over the layers."""
+
+        def error(reference: nn.Module, exact: nn.Module) -> float:
+            errors = output_errors(reference.to(self.device).eval(), exact.to(self.device).eval(), images)
+            return statistics.fmean(errors.values())
+
+        return self._figure("deployed_error", bundle, model, images, error)
+
+    def _figure(
+        self,
+        name: str,
+        bundle: Artifact,
+        model: Loaded,
+        images: Images,
+        error: Callable[[nn.Module, nn.Module], float],
+    ) -> float:
+        """One number about a bundle's reference beside its float model, kept by its name."""
+
         def make(work: Work) -> None:
-            reference = TorchRunner(reference_model(Bundle.load(bundle.folder)), self.device)
-            exact = TorchRunner(copy.deepcopy(model.model), self.device)
-            found = relative_error(reference, exact, images)
-            (work.folder / FIGURES).write_bytes(msgspec.json.encode({"logits_error": found}))
+            found = error(reference_model(Bundle.load(bundle.folder)), copy.deepcopy(model.model))
+            (work.folder / FIGURES).write_bytes(msgspec.json.encode({name: found}))
 
         inputs = {"bundle": bundle.content, "model": model.fingerprint, "images": images.fingerprint}
-        kept = self._kept("figures", inputs | self._arithmetic(), {}, make, "error of the logits")
-        return float(msgspec.json.decode((kept.folder / FIGURES).read_bytes())["logits_error"])
+        kept = self._kept("figures", inputs | self._arithmetic(), {"figure": name}, make, name.replace("_", " "))
+        return float(msgspec.json.decode((kept.folder / FIGURES).read_bytes())[name])
 
     def _arithmetic(self) -> dict[str, str]:
-        """What decides the last bits of a float sum: library, device, processor."""
+        """What decides the last bits of a float sum: library, device, processor, and among how many threads it is split."""
         gpu = {"gpu": torch.cuda.get_device_name(self.device)} if self.device.type == "cuda" else {}
-        return {**versions("torch", "timm"), "device": self.device.type, "processor": processor(), **gpu}
+        threads = {"threads": str(torch.get_num_threads())}
+        return {**versions("torch", "timm"), "device": self.device.type, "processor": processor(), **threads, **gpu}
 
     def _kept(self, kind: str, inputs: Mapping[str, str], asked: Any, make: Make, description: str) -> Artifact:
         code = code_hash(*(f"erq_export.{name}" for name in CODE[kind]))
