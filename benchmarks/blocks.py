@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from layers import layer_moments
 from torch import Tensor
 
 from erq_export.calibrate.methods.erq import ErqOptions
+from erq_export.calibrate.problems import layer_problems
 from erq_export.calibrate.published.mipq import Answer, Bits, Program, block_program, exact, row_sums, solve
 from erq_export.calibrate.published.solver import find_solver
 from erq_export.calibrate.solve.aqer import weight_shift
@@ -21,6 +21,9 @@ from erq_export.calibrate.solve.rounding import flip, nearest, neighbours, paper
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.formats.affine import Grid
 from erq_export.flow.job import resolve
+from erq_export.flow.run import begin
+from erq_export.flow.store.store import Store
+from erq_export.flow.ui import SILENT
 
 SECONDS = 20.0  # per program: enough to end
 RULES = {"rtn": nearest, "paper": paper, "flip": flip}
@@ -52,7 +55,10 @@ class Result:
 def layers(seed: int) -> list[Layer]:
     """Every layer of the bundled model behind ERQ's activation step."""
     found = []
-    for problem, site in layer_moments(SPEC, seed):
+    with Store.none() as store:
+        work = begin(SPEC, SILENT, store)
+    pixels = work.calibration_images(seed).pixels
+    for site, problem in layer_problems(work.model, pixels, SPEC.quantization):
         G, k = problem.moments.G, problem.weight.shape[1]
         shift = weight_shift(problem.augmented, problem.moments.D, Ridge(G, ridges(site.role, OPTIONS.ridge)[0]))
         W = (problem.augmented + shift)[:, :k]

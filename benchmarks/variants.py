@@ -9,13 +9,17 @@ from typing import Any
 
 import sheet
 import torch
-from layers import layer_moments
 
+from erq_export.calibrate.problems import layer_problems
 from erq_export.data.held_out import BATCH, Prepared
 from erq_export.data.images import batches
 from erq_export.flow.compare import layer_error, summary
 from erq_export.flow.job import Job, resolve
+from erq_export.flow.run import begin
+from erq_export.flow.store.store import Store
 from erq_export.flow.sweep import Calibrated, sweep
+from erq_export.flow.ui import SILENT
+from erq_export.models.aliases import DEMO_RIDGE
 
 BITS = ("w3a4", "w2a4", "w4a4")
 N_THREADS = 1  # the order of floating-point sums follows it; one also suits a shared machine
@@ -62,12 +66,15 @@ def not_calibrated_on(c: Calibrated) -> Prepared:
     return Prepared(tensor=pixels, fingerprint=hashlib.sha256(pixels.numpy().tobytes()).hexdigest())
 
 
-def ridge_shares() -> dict[str, dict[str, float]]:
+def ridge_shares(store: Store) -> dict[str, dict[str, float]]:
     """For every layer of the bundled model: rows, G's mean diagonal, and how many times that 0.1 · 1e4 is (w4a4)."""
-    found = {}
-    for problem, site in layer_moments(job("w4a4", {}), seed=0):
-        diagonal = float(problem.moments.G.diagonal()[:-1].mean())  # the last is the bias's
-        rows = problem.moments.n_rows
+    found, asked = {}, job("w4a4", {})
+    work = begin(asked, SILENT, store)
+    for site, problem in layer_problems(work.model, work.calibration_images(0).pixels, asked.quantization):
+        diagonal, rows = (
+            float(problem.moments.G.diagonal()[:-1].mean()),
+            problem.moments.n_rows,
+        )  # the last is the bias's
         found[site.path] = {"rows": rows, "mean_diagonal": diagonal, "times": 0.1 * PAPER_RIDGE / diagonal}
     return found
 
@@ -88,18 +95,10 @@ def main() -> None:
     names = [name for name in VARIANTS if name == "defaults" or words.only is None or name in words.only]
     jobs = [({"bits": b, "variant": n}, job(b, VARIANTS[n], words.seeds)) for b in words.bits for n in names]
     rows: list[dict[str, Any]] = []
-    base = job(words.bits[0], {})
-    about: dict[str, Any] = {
-        "seeds": words.seeds,
-        "machine": sheet.machine("erq-export", "torch", "timm", "scikit-learn"),
-    }
-    about |= {
-        "ridge": ridge_shares(),
-        "published": PUBLISHED,
-        "n_train": N_TRAIN,
-        "lambda": base.method.options["ridge"],
-    }
+    about = {"seeds": words.seeds, "published": PUBLISHED, "n_train": N_TRAIN, "lambda": DEMO_RIDGE}
+    about["machine"] = sheet.machine("erq-export", "torch", "timm", "scikit-learn")
     with sheet.opened(words) as store:
+        about["ridge"] = ridge_shares(store)
         for name, found in sweep(jobs, measure, store=store):
             figures = summary(found)
             sheet.show(name, figures)
