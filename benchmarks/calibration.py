@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import sheet
-from solver_flop import counted_entries, gemm_rate, matrix_flop
+import torch
 
 from erq_export.calibrate.budget import budget
 from erq_export.calibrate.loop import calibrate
 from erq_export.calibrate.phases import Phases
+from erq_export.calibrate.solve.flop import SWEEP_FLOP, counted_entries, matrix_flop
 from erq_export.contract.records import plain_of
 from erq_export.flow.job import Job, resolve
 from erq_export.flow.meter import Meter
@@ -27,7 +28,17 @@ from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT
 
 MODELS = ("vit_t", "vit_s", "vit_b", "swin_t")
-SWEEP_FLOP = 5  # an entry of a sweep: its gain 2, the least gain 1, the update of its gradient 2
+N_SQUARE, REPEATS = 1024, 10
+
+
+def gemm_rate() -> float:
+    """Operations per second of this machine's float64 matrix product: the best of a few."""
+    a, took = torch.randn(N_SQUARE, N_SQUARE, dtype=torch.float64), []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        a @ a
+        took.append(time.perf_counter() - start)
+    return 2 * N_SQUARE**3 / min(took)
 
 
 def job(model: str, bits: str, calib: int, data: str) -> Job:

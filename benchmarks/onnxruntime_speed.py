@@ -28,6 +28,7 @@ from erq_export.validate.runners import OnnxRuntimeRunner
 
 THREADS, BATCHES = (1, 2), (1, 8)
 WARM_UP, SELECTION_ROUNDS = 2, 10
+CLOCKS = (time.perf_counter, time.process_time)
 ATTENTION = "+attention"  # ends the name of a graph whose attention is in integers
 FLOAT, THEIRS = "float32", "quantize_static"
 VARIANTS = tuple(bits + ending for ending in ("", ATTENTION) for bits in ("w8a8", "w4a4"))  # bits differ by Clip
@@ -61,8 +62,7 @@ def timed(paths: Paths, batch: int, threads: int, *, seconds: float, rounds: int
     """
     pixels = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     runners = [OnnxRuntimeRunner(path, threads=threads, name=name) for name, path in paths.items()]
-    clocks, limit = (time.perf_counter, time.process_time), {"least": rounds, "rounds": 10**6, "warm_up": WARM_UP}
-    wall, cpu = in_turns(runners, pixels, clocks=clocks, budget_s=seconds, **limit)
+    wall, cpu = in_turns(runners, pixels, clocks=CLOCKS, budget_s=seconds, least=rounds, rounds=10**6, warm_up=WARM_UP)
     figures = {"wall": wall} | ({"cpu": cpu} if threads == 1 else {})  # (rounds, graphs)
     by_clock = {clock: {name: summary(t, i) for i, name in enumerate(paths)} for clock, t in figures.items()}
     beside = ours_to_theirs(list(paths), wall)

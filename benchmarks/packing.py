@@ -16,6 +16,7 @@ import sheet
 import torch
 
 from erq_export.backends.tensorrt import build_engine
+from erq_export.contract.spec import Pack
 from erq_export.exporters.tensorrt.plan import compiled, summarize
 from erq_export.flow.job import resolve
 from erq_export.flow.stages import read_manifest
@@ -24,7 +25,7 @@ from erq_export.validate.latency import measure_latency
 from erq_export.validate.parity.executed import INTEGER_GEMMS, executed_ops
 from erq_export.validate.runners import OnnxRuntimeRunner
 
-PACKS = ("int8", "int4")
+PACKS: tuple[Pack, ...] = ("int8", "int4")
 CAPABILITIES = ("8.6", "12.0")
 LOADS = 5
 
