@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import sheet
-import torch
 
 from erq_export.calibrate.budget import budget
 from erq_export.calibrate.loop import calibrate
 from erq_export.calibrate.phases import Phases
-from erq_export.calibrate.solve.flop import SWEEP_FLOP, counted_entries, matrix_flop
+from erq_export.calibrate.solve.flop import SWEEP_FLOP, counted_entries, gemm_rate, matrix_flop
 from erq_export.contract.records import plain_of
+from erq_export.flow import page
 from erq_export.flow.job import Job, resolve
 from erq_export.flow.meter import Meter
 from erq_export.flow.run import begin
@@ -28,17 +28,6 @@ from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT
 
 MODELS = ("vit_t", "vit_s", "vit_b", "swin_t")
-N_SQUARE, REPEATS = 1024, 10
-
-
-def gemm_rate() -> float:
-    """Operations per second of this machine's float64 matrix product: the best of a few."""
-    a, took = torch.randn(N_SQUARE, N_SQUARE, dtype=torch.float64), []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        a @ a
-        took.append(time.perf_counter() - start)
-    return 2 * N_SQUARE**3 / min(took)
 
 
 def job(model: str, bits: str, calib: int, data: str) -> Job:
@@ -80,18 +69,15 @@ def measure(task: tuple[str, str, int]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = sheet.parser(__doc__)
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
-    parser.add_argument("--bits", default="w4a4")
-    parser.add_argument("--calib", type=int, default=32)
-    words, rows, machine = parser.parse_args(), [], sheet.machine("torch")
+    words = sheet.words(__doc__, {"models": MODELS, "bits": "w4a4", "calib": 32})
+    rows, machine = [], page.machine("torch")
     asked = plain_of(job(words.models[0], words.bits, words.calib, "").quantization)
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for row in pool.imap(measure, [(model, words.bits, words.calib) for model in words.models], chunksize=1):
             rows.append(row)
             print(row, flush=True)
     report = {"machine": machine, "bits": words.bits, "calib": words.calib, "spec": asked, "rows": rows}
-    sheet.write(words.out, "calibration", report)
+    sheet.write(words, "calibration", report)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import sheet
 from erq_export.calibrate.published.papers import PAPERS
 from erq_export.contract.errors import DataError
 from erq_export.contract.records import plain_of
-from erq_export.contract.registry import METHODS, unknown
+from erq_export.contract.registry import METHODS
+from erq_export.flow import page
 from erq_export.flow.compare import summary
 from erq_export.flow.job import Job, resolve
 from erq_export.flow.run import begin
@@ -31,6 +32,16 @@ MODELS = tuple(PUBLISHED["full_precision"])
 OWN = ("rounding", "row_steps", "head_ridge", "input_ranges", "weight_percentiles")  # what can be deployed of the paper
 PUBLISHED_ERQ = {name: PAPERS["icml"].options[name] for name in OWN}
 WAYS: dict[str, dict[str, Any]] = {name: {} for name in METHODS} | {"erq-published": PUBLISHED_ERQ}
+DEFAULTS: dict[str, Any] = {
+    "train": Path,
+    "val": Path,
+    "class_map": None,
+    "out": Path,
+    "checkpoints": None,
+    "pretrained": True,
+}
+DEFAULTS |= {"models": MODELS, "bits": tuple(PUBLISHED["bits"]), "methods": ("erq", "gptq", "repq")}
+DEFAULTS |= {"seeds": 1, "calib": 32, "val_images": 0, "device": "auto"}
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
 
 
@@ -47,7 +58,9 @@ def checkpoint_of(model: str, folder: Path) -> str:
 def jobs(words: Any, model: str) -> list[tuple[dict[str, str], Job]]:
     """The alias's defaults, which are the paper's, with what the way changes."""
     given = {name: getattr(words, name) for name in ("calib", "val_images", "seeds", "device", "pretrained")}
-    given |= {"name": model, "data": str(words.train), "val": str(words.val), "class_map": words.class_map}
+    given |= {"name": model, "data": str(words.train), "val": str(words.val)}
+    if words.class_map is not None:
+        given["class_map"] = str(words.class_map)
     if words.checkpoints is not None:
         given["checkpoint"] = checkpoint_of(model, words.checkpoints)
     names = [(bits, way) for bits in words.bits for way in words.methods]
@@ -67,7 +80,7 @@ def check_classes(work: Work, class_map: Path | None) -> None:
         )
 
 
-def deviation(row: sheet.Row) -> str:
+def deviation(row: page.Row) -> str:
     """What is to be said where the float model is not the published one; "" where nothing is."""
     model, top1, published = row["model"], row["top1"], PUBLISHED["full_precision"][row["model"]]
     if row["weights"] == "random":
@@ -85,25 +98,9 @@ def measure(c: Calibrated) -> dict[str, float]:
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    parser = sheet.parser(__doc__, out=None, seeds=1)
-    parser.add_argument("--train", type=Path, required=True, help="folder of training images, searched recursively")
-    parser.add_argument("--val", type=Path, required=True, help="validation folder, one folder per class")
-    parser.add_argument("--class-map", help="file that gives each class folder its index: FOLDER [INDEX] a line")
-    parser.add_argument("--models", nargs="+", default=list(MODELS), help=" ".join(MODELS))
-    parser.add_argument("--bits", nargs="+", default=list(PUBLISHED["bits"]))
-    parser.add_argument("--methods", nargs="+", default=["erq", "gptq", "repq"], help=" ".join(WAYS))
-    parser.add_argument("--calib", type=int, default=32, help="calibration images")
-    parser.add_argument("--val-images", type=int, default=0, help="this many, evenly spread over --val (0: all)")
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--checkpoints", type=Path, help="folder with vit_s.safetensors, deit_t.pth and so on")
-    weights.add_argument(
-        "--no-pretrained", dest="pretrained", action="store_false", help="random weights: tries the chain"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
-    words, ui = parser.parse_args(given), Terminal()
-    for kind, names, known in (("model", words.models, MODELS), ("method", words.methods, WAYS)):
-        for name in (name for name in names if name not in known):
-            raise unknown(kind, name, known)
+    words, ui = sheet.words(__doc__, DEFAULTS, given), Terminal()
+    sheet.check_known("model", words.models, MODELS)
+    sheet.check_known("method", words.methods, WAYS)
     chosen = {model: jobs(words, model) for model in words.models}
     with Store.none() as store:
         for rows in chosen.values():  # a missing checkpoint is said now, not after a day
@@ -111,7 +108,7 @@ def main(given: Sequence[str] | None = None) -> None:
     floats: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
     report = {name: getattr(words, name) for name in ("models", "bits", "methods", "calib", "seeds", "device")}
-    report |= {"machine": sheet.machine("erq-export", "torch", "timm"), "published": PUBLISHED, "floats": floats}
+    report |= {"machine": page.machine("erq-export", "torch", "timm"), "published": PUBLISHED, "floats": floats}
     with sheet.opened(words) as store:
         for model, rows in chosen.items():
             work = begin(rows[0][1], ui, store)
@@ -122,7 +119,7 @@ def main(given: Sequence[str] | None = None) -> None:
                 figures = summary(results)
                 sheet.show(name, figures)
                 found.append({**name, **figures})
-                sheet.write(words.out, "imagenet", report | {"results": found})
+                sheet.write(words, "imagenet", report | {"results": found})
 
 
 def float_row(work: Work) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sheet
 import torch
 from decisions import PAIR, changes, margins
 
-from erq_export.contract.registry import METHODS
+from erq_export.flow import page
 from erq_export.flow.compare import layer_error, summary
 from erq_export.flow.job import Job, resolve
 from erq_export.flow.sweep import Calibrated, sweep
@@ -56,23 +56,20 @@ def by_image_and_layer(found: list[Measured]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = sheet.parser(__doc__, seeds=5)
-    parser.add_argument("--bits", nargs="+", default=list(BITS), help="precisions")
-    parser.add_argument("--methods", nargs="+", default=list(ORDER), choices=METHODS)
-    words = parser.parse_args()
+    words = sheet.words(__doc__, {"seeds": 5, "bits": BITS, "methods": ORDER})
     torch.set_num_threads(N_THREADS)
     names = [(bits, method) for bits in words.bits for method in words.methods]
     jobs = [({"bits": bits, "method": method}, job(bits, method, words.seeds)) for bits, method in names]
     base, rows = job(words.bits[0], "erq", words.seeds), []
     about = {"seeds": words.seeds, "spec": base.method.options, "calib": base.data.calib, "targets": TARGETS}
-    about["machine"] = sheet.machine("erq-export", "torch", "timm", "scikit-learn")
+    about["machine"] = page.machine("erq-export", "torch", "timm", "scikit-learn")
     with sheet.opened(words) as store:
         images = margins(base, store)
         for name, found in sweep(jobs, measure, store=store):
             figures = summary([m.figures for m in found])
             sheet.show(name, figures)
             rows.append({**name, **figures, **by_image_and_layer(found)})
-            sheet.write(words.out, "methods", about | images.about(rows, PAIR) | {"rows": rows})
+            sheet.write(words, "methods", about | images.about(rows, PAIR) | {"rows": rows})
 
 
 if __name__ == "__main__":

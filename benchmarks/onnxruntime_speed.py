@@ -19,6 +19,7 @@ import sheet
 import torch
 from numpy.typing import NDArray
 
+from erq_export.flow import page
 from erq_export.flow.job import resolve
 from erq_export.flow.store.store import Store
 from erq_export.flow.sweep import Calibrated, sweep
@@ -115,20 +116,16 @@ def measure(model: str, words: Any, data: str, store: Store) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = sheet.parser(__doc__)
-    parser.add_argument("--models", nargs="+", default=["vit_s", "swin_t"])
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--seconds", type=float, default=60, help="of every timing")
-    parser.add_argument("--rounds", type=int, default=10, help="of every timing at least, whatever they take")
-    words, models = parser.parse_args(), []
-    machine = sheet.machine("erq-export", "onnxruntime-gpu", "torch", "timm") | {"cores": os.cpu_count()}
+    defaults = {"models": ("vit_s", "swin_t"), "variants": VARIANTS, "seconds": 60.0, "rounds": 10}
+    words, models = sheet.words(__doc__, defaults), []
+    machine = page.machine("erq-export", "onnxruntime-gpu", "torch", "timm") | {"cores": os.cpu_count()}
     about = {"machine": machine, "seconds": words.seconds, "rounds": words.rounds}
     with tempfile.TemporaryDirectory() as folder, sheet.opened(words) as store:
         data = sheet.noise(Path(folder), 1)
         for model in words.models:
             models.append(measure(model, words, data, store))
             print(models[-1], flush=True)
-            sheet.write(words.out, "onnxruntime", about | {"models": models})
+            sheet.write(words, "onnxruntime", about | {"models": models})
 
 
 if __name__ == "__main__":

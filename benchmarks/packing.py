@@ -7,7 +7,7 @@ a shared machine does not distort. Nothing is executed on a GPU: of TensorRT-RTX
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from erq_export.backends.tensorrt import build_engine
 from erq_export.contract.spec import Pack
 from erq_export.exporters.tensorrt.plan import compiled, summarize
+from erq_export.flow import page
 from erq_export.flow.job import resolve
 from erq_export.flow.stages import read_manifest
 from erq_export.flow.sweep import Calibrated, sweep
@@ -36,7 +37,7 @@ def cpu_s(work: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def on_onnx_runtime(paths: dict[str, Path], pixels: torch.Tensor) -> dict[str, dict[str, Any]]:
+def on_onnx_runtime(paths: Mapping[Pack, Path], pixels: torch.Tensor) -> dict[str, dict[str, Any]]:
     """Loading, one image's latency in turns, and how many layers are integer products."""
     runners = [OnnxRuntimeRunner(path, threads=1, name=pack) for pack, path in paths.items()]
     found = measure_latency(runners, pixels, threads=1, clock=time.process_time)
@@ -77,10 +78,7 @@ def measure(c: Calibrated) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def main() -> None:
-    parser = sheet.parser(__doc__)
-    parser.add_argument("--model", default="vit_s")
-    parser.add_argument("--bits", default="w4a4")
-    words = parser.parse_args()
+    words = sheet.words(__doc__, {"model": "vit_s", "bits": "w4a4"})
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, sheet.opened(words) as store:
         given = {
@@ -93,7 +91,7 @@ def main() -> None:
         given |= {"bits": words.bits, "method": "rtn", "pack": "int4", "targets": ("onnx", "tensorrt-rtx")}
         ((_, [rows]),) = sweep([({"model": words.model}, resolve(given))], measure, store=store)
     report = {"model": words.model, "bits": words.bits, "targets": rows, "capabilities": CAPABILITIES}
-    sheet.write(words.out, "packing", report | {"machine": sheet.machine("onnxruntime-gpu", "tensorrt-rtx-cu13")})
+    sheet.write(words, "packing", report | {"machine": page.machine("onnxruntime-gpu", "tensorrt-rtx-cu13")})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Random rows and columns of the bundled model's layers, after ERQ's activation step. Writes rounding.json and rounding.md.
 """
 
+import operator
 import statistics
 import time
 from typing import Any
@@ -11,8 +12,10 @@ import sheet
 from blocks import RULES, SECONDS, SPEC, Result, drawn, layers
 
 from erq_export.calibrate.published.solver import find_solver
+from erq_export.flow import page
 
 BLOCKS = {8: 40, 12: 40, 16: 12}  # columns: rows drawn
+DUEL: dict[str, Any] = {"better": operator.lt, "equal": operator.eq, "worse": operator.gt}
 NAMES = (*RULES, "mipq", "enumeration")
 
 
@@ -40,26 +43,20 @@ def summary(b: int, results: list[Result]) -> dict[str, Any]:
         "n_rows": len(results),
         "n_layers": len({r.layer for r in results}),
         "n_solved_to_optimality": sum(r.status == "optimal" for r in results),
-        "flip_against_paper": {
-            "better": sum(x < y for x, y in pairs),
-            "equal": sum(x == y for x, y in pairs),
-            "worse": sum(x > y for x, y in pairs),
-        },
+        "flip_against_paper": {word: sum(beats(x, y) for x, y in pairs) for word, beats in DUEL.items()},
         "rules": rules,
     }
 
 
 def main() -> None:
-    parser = sheet.parser(__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="of the calibration images, rows and columns")
-    parser.add_argument("--columns", type=int, nargs="+", choices=BLOCKS, default=list(BLOCKS), help="of a block")
-    words = parser.parse_args()
+    words = sheet.words(__doc__, {"seed": 0, "columns": tuple(BLOCKS)})
+    sheet.check_known("block of columns", map(str, words.columns), map(str, BLOCKS))
     start, chosen, blocks = time.perf_counter(), layers(words.seed), []
     for b in words.columns:
         blocks.append(summary(b, drawn(chosen, b, BLOCKS[b], words.seed)))
         for name, rule in blocks[-1]["rules"].items():
             sheet.show({"columns": b, "rule": name}, {"objective": rule["objective"], "share": rule["share_of_rtn"]})
-    machine = sheet.machine("erq-export", "torch", "timm", "scikit-learn", "pulp")
+    machine = page.machine("erq-export", "torch", "timm", "scikit-learn", "pulp")
     machine["solver"] = find_solver(SECONDS, "").name
     report = {
         "bits": str(SPEC.method.bits),
@@ -70,7 +67,7 @@ def main() -> None:
         "seconds": time.perf_counter() - start,
         "machine": machine,
     }
-    sheet.write(words.out, "rounding", report)
+    sheet.write(words, "rounding", report)
 
 
 if __name__ == "__main__":

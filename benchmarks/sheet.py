@@ -1,42 +1,54 @@
-"""What every benchmark shares: its words, its machine, and the two files of a result (its page: pages/NAME.md.j2)."""
+"""What every benchmark shares: its words, the store, and where its results and page lie (pages/NAME.md.j2)."""
 
 import argparse
 import os
-import platform
 import sys
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost more than they bring
 
 import numpy as np
-import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from erq_export.backends.machine import processor
 from erq_export.contract.errors import ErqError
-from erq_export.contract.files import write_json, write_text
+from erq_export.contract.registry import unknown
+from erq_export.flow import page
 from erq_export.flow.store.store import Store
 
-Row = Mapping[str, Any]
-RESULTS, PAGES = (Path(__file__).parent / name for name in ("results", "pages"))
+FOLDER = Path(__file__).parent
 
 
-def parser(doc: str | None, *, out: Path | None = RESULTS, seeds: int | None = None) -> argparse.ArgumentParser:
-    """--out and --store, and --seeds where a benchmark has some."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--out", type=Path, default=out, required=out is None, help="folder for the results")
-    made.add_argument("--store", type=Path, help="folder of what was made before (default: the user's)")
-    if seeds is not None:
-        made.add_argument("--seeds", type=int, default=seeds, help="calibration seeds, from 0")
-    return made
+def words(doc: str | None, defaults: Mapping[str, Any], given: Sequence[str] | None = None) -> argparse.Namespace:
+    """--out, --store and an option for each default, of its type.
+
+    A tuple's takes several words, True's is --no-NAME; None: a path, if one is wanted; Path itself: one that must be given.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in ({"out": FOLDER / "results", "store": None} | dict(defaults)).items():
+        word = name.replace("_", "-")
+        if default is True:
+            parser.add_argument(f"--no-{word}", dest=name, action="store_false")
+        elif default is None or default is Path:
+            parser.add_argument(f"--{word}", type=Path, required=default is Path, metavar="PATH")
+        else:
+            many = isinstance(default, tuple)
+            kind = type(default[0] if many else default)
+            text = "default: %(default)s"
+            parser.add_argument(f"--{word}", type=kind, nargs="+" if many else None, default=default, help=text)
+    return parser.parse_args(given)
+
+
+def check_known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """SpecError for a name that is none of the known ones."""
+    for name in given:
+        if name not in (names := list(known)):
+            raise unknown(kind, name, names)
 
 
 def opened(words: argparse.Namespace) -> Store:
-    """The store that was asked for."""
+    """The store that was asked for, else the user's."""
     return Store.at(words.store, explicit=words.store is not None, say=print)
 
 
@@ -49,42 +61,16 @@ def start(main: Callable[[], None]) -> None:
         sys.exit(e.exit_code)
 
 
-def machine(*packages: str) -> dict[str, Any]:
-    """Where it ran."""
-    found = {"processor": processor(), "threads": torch.get_num_threads(), "python": platform.python_version()}
-    return found | {name: version(name) for name in packages}
+def write(words: argparse.Namespace, name: str, report: page.Row) -> None:
+    """NAME.json and NAME.md."""
+    page.write(report, words.out, FOLDER / "pages" / f"{name}.md.j2")
 
 
-def write(out: Path, name: str, report: Row) -> None:
-    """NAME.json, and NAME.md from the template of that name."""
-    pages = Environment(
-        loader=FileSystemLoader(PAGES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
-    pages.filters |= {"f": format, "spread": spread, "told": told}
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / f"{name}.json", dict(report))
-    write_text(out / f"{name}.md", pages.get_template(f"{name}.md.j2").render(report) + "\n")
-
-
-def spread(figure: Row, form: str, deviation: str = "") -> str:
-    """Mean ± standard deviation of a figure that `summary` made."""
-    return f"{figure['mean']:{form}} ± {figure['std']:{deviation or form}}"
-
-
-def told(machine: Row) -> str:
-    """The last line of a page."""
-    rest = ", ".join(f"{name} {value}" for name, value in machine.items() if name not in ("processor", "threads"))
-    return f"{machine['processor']}; {machine['threads']} threads; {rest}."
-
-
-def show(name: Row, figures: Mapping[str, Row]) -> None:
+def show(name: page.Row, figures: Mapping[str, page.Row]) -> None:
     """A finished row, for who watches."""
-    means = (f"{figure} {found['mean']:.4g} ± {found['std']:.2g}" for figure, found in figures.items())
-    print(*name.values(), *means, sep="  ", flush=True)
+    print(
+        *name.values(), *(f"{n} {page.spread(row, '.4g', '.2g')}" for n, row in figures.items()), sep="  ", flush=True
+    )
 
 
 def noise(folder: Path, n: int) -> str:

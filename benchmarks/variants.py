@@ -4,15 +4,15 @@ Options are judged by what they do on training digits that were not calibrated o
 Writes variants.json and variants.md, anew after every row.
 """
 
-import hashlib
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import sheet
 import torch
 
 from erq_export.calibrate.problems import layer_problems
-from erq_export.data.held_out import BATCH, Prepared
-from erq_export.data.images import batches
+from erq_export.flow import page
 from erq_export.flow.compare import layer_error, summary
 from erq_export.flow.job import Job, resolve
 from erq_export.flow.run import begin
@@ -25,20 +25,7 @@ BITS = ("w3a4", "w2a4", "w4a4")
 N_THREADS = 1  # the order of floating-point sums follows it; one also suits a shared machine
 N_TRAIN = 200  # training digits that a variant is judged on, of the 1168 that it was not calibrated on
 PAPER_RIDGE = 1e4
-PUBLISHED = {"rounding": "paper", "row_steps": 0, "head_ridge": 1.0}
-PUBLISHED |= {"input_ranges": "quantized", "weight_percentiles": "repq"}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "inputs quantized": {"inputs": "quantized"},
-    "input-ranges quantized": {"input_ranges": "quantized"},
-    "inputs and input-ranges quantized": {"inputs": "quantized", "input_ranges": "quantized"},
-    "weight-percentiles repq": {"weight_percentiles": "repq"},
-    "row-steps 0": {"row_steps": 0},
-    "head-ridge 1": {"head_ridge": 1.0},
-    "ridge 1e4": {"ridge": PAPER_RIDGE},
-    "published, ridge 100": PUBLISHED,
-    "published": PUBLISHED | {"ridge": PAPER_RIDGE},
-}
+VARIANTS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 JUDGED_BY = ("train_deployed_error", "train_logits_error")
 
 
@@ -50,20 +37,11 @@ def job(bits: str, options: dict[str, Any], seeds: int = 1) -> Job:
 
 def measure(c: Calibrated) -> dict[str, float]:
     """Both kinds of digits."""
-    train, held_out = not_calibrated_on(c), c.held_out
+    train, held_out = c.not_calibrated_on(N_TRAIN), c.held_out
     found = {"layer_error": layer_error(c.bundle), "train_deployed_error": c.deployed_error(train)}
     found |= {"train_logits_error": c.logits_error(train), "train_agreement": c.agreement(train)}
     found |= {"held_out_top1": c.top1(held_out), "held_out_logits_error": c.logits_error(held_out)}
     return found | {"held_out_agreement": c.agreement(held_out)}
-
-
-def not_calibrated_on(c: Calibrated) -> Prepared:
-    """N_TRAIN of the other images, evenly spread over them."""
-    source, taken = c.work.source, set(c.data.names)
-    rest = [i for i in range(len(source)) if source.name(i) not in taken]
-    chosen = [rest[i * len(rest) // N_TRAIN] for i in range(N_TRAIN)]
-    pixels = torch.cat(list(batches(source, c.work.model.identity.preprocess, chosen, BATCH)))
-    return Prepared(tensor=pixels, fingerprint=hashlib.sha256(pixels.numpy().tobytes()).hexdigest())
 
 
 def ridge_shares(store: Store) -> dict[str, dict[str, float]]:
@@ -79,7 +57,7 @@ def ridge_shares(store: Store) -> dict[str, dict[str, float]]:
     return found
 
 
-def better(row: sheet.Row, rows: list[dict[str, Any]], figure: str) -> str:
+def better(row: page.Row, rows: list[dict[str, Any]], figure: str) -> str:
     """On how many seeds a variant is below the defaults."""
     base = next(r for r in rows if r["bits"] == row["bits"])
     pairs = list(zip(row[figure]["all"], base[figure]["all"], strict=True))
@@ -87,16 +65,19 @@ def better(row: sheet.Row, rows: list[dict[str, Any]], figure: str) -> str:
 
 
 def main() -> None:
-    parser = sheet.parser(__doc__, seeds=5)
-    parser.add_argument("--only", nargs="*", choices=VARIANTS, help="these variants, beside the defaults")
-    parser.add_argument("--bits", nargs="+", default=list(BITS), help="precisions")
-    words = parser.parse_args()
+    words = sheet.words(__doc__, {"seeds": 5, "bits": BITS, "only": tuple(VARIANTS)})
+    sheet.check_known("variant", words.only, VARIANTS)
     torch.set_num_threads(N_THREADS)
-    names = [name for name in VARIANTS if name == "defaults" or words.only is None or name in words.only]
+    names = [name for name in VARIANTS if name == "defaults" or name in words.only]
     jobs = [({"bits": b, "variant": n}, job(b, VARIANTS[n], words.seeds)) for b in words.bits for n in names]
     rows: list[dict[str, Any]] = []
-    about = {"seeds": words.seeds, "published": PUBLISHED, "n_train": N_TRAIN, "lambda": DEMO_RIDGE}
-    about["machine"] = sheet.machine("erq-export", "torch", "timm", "scikit-learn")
+    about = {
+        "seeds": words.seeds,
+        "published": VARIANTS["published, ridge 100"],
+        "n_train": N_TRAIN,
+        "lambda": DEMO_RIDGE,
+    }
+    about["machine"] = page.machine("erq-export", "torch", "timm", "scikit-learn")
     with sheet.opened(words) as store:
         about["ridge"] = ridge_shares(store)
         for name, found in sweep(jobs, measure, store=store):
@@ -104,7 +85,7 @@ def main() -> None:
             sheet.show(name, figures)
             rows.append({**name, **figures})
             beside = [row | {"better": {figure: better(row, rows, figure) for figure in JUDGED_BY}} for row in rows]
-            sheet.write(words.out, "variants", about | {"rows": beside})
+            sheet.write(words, "variants", about | {"rows": beside})
 
 
 if __name__ == "__main__":

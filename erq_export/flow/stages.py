@@ -75,7 +75,7 @@ class Stages:
             )
             found.save(work.folder)
 
-        inputs = {"model": model.fingerprint, "images": images.sha256, **self._arithmetic(), **versions("numba")}
+        inputs = {"model": model.fingerprint, "images": images.sha256, **self.arithmetic(), **versions("numba")}
         return self._kept(
             "bundle", inputs, plain_of(asked), make, f"{asked.bits} {asked.method} of {model.identity.name}"
         )
@@ -145,7 +145,7 @@ class Stages:
             )
             (work.folder / PARITY).write_bytes(msgspec.json.encode(report))
 
-        inputs = {"bundle": bundle.content, "graph": graph.content, "images": images, **self._arithmetic()}
+        inputs = {"bundle": bundle.content, "graph": graph.content, "images": images, **self.arithmetic()}
         inputs |= versions("onnxruntime-gpu")
         kept = self._kept("parity", inputs, {"n_images": len(pixels)}, make, "parity of a graph")
         return msgspec.json.decode((kept.folder / PARITY).read_bytes(), type=ParityReport)
@@ -160,7 +160,7 @@ class Stages:
             found = decide(runner(), images, progress=lambda done, total: self.ui.progress(what, done, total))
             save_file({"top": found.top, "n_classes": torch.tensor(found.n_classes)}, work.folder / DECISIONS)
 
-        inputs = {"subject": content, "images": images.fingerprint, **self._arithmetic(), **versions("onnxruntime-gpu")}
+        inputs = {"subject": content, "images": images.fingerprint, **self.arithmetic(), **versions("onnxruntime-gpu")}
         tensors = load_file(self._kept("decisions", inputs, {}, make, f"decisions of {what}").folder / DECISIONS)
         n_classes = int(tensors["n_classes"])
         check_labels(images.labels, n_classes)
@@ -198,10 +198,10 @@ class Stages:
             (work.folder / FIGURES).write_bytes(msgspec.json.encode({name: found}))
 
         inputs = {"bundle": bundle.content, "model": model.fingerprint, "images": images.fingerprint}
-        kept = self._kept("figures", inputs | self._arithmetic(), {"figure": name}, make, name.replace("_", " "))
+        kept = self._kept("figures", inputs | self.arithmetic(), {"figure": name}, make, name.replace("_", " "))
         return float(msgspec.json.decode((kept.folder / FIGURES).read_bytes())[name])
 
-    def _arithmetic(self) -> dict[str, str]:
+    def arithmetic(self) -> dict[str, str]:
         """What decides the last bits of a float sum: library, device, processor, and among how many threads it is split."""
         gpu = {"gpu": torch.cuda.get_device_name(self.device)} if self.device.type == "cuda" else {}
         threads = {"threads": str(torch.get_num_threads())}

@@ -1,13 +1,17 @@
 """A sweep: many jobs over one store, and what was measured of each of them, calibration by calibration."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
+import torch
+
 from erq_export.contract.bundle import Bundle
 from erq_export.data.calibration_set import CalibrationSet
-from erq_export.data.held_out import Images
+from erq_export.data.held_out import BATCH, Images, Prepared
+from erq_export.data.images import batches
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.compare import seeds
 from erq_export.flow.job import Job
@@ -45,6 +49,14 @@ class Calibrated:
         if self.work.held_out is None:
             raise ValueError(f"the job of {self.job.model.name} has no labelled images")
         return self.work.held_out
+
+    def not_calibrated_on(self, n: int) -> Prepared:
+        """n of the other images of the calibration's source, evenly spread over them, without labels: to judge by."""
+        source, taken = self.work.source, set(self.data.names)
+        rest = [i for i in range(len(source)) if source.name(i) not in taken]
+        chosen = [rest[i * len(rest) // n] for i in range(n)]
+        pixels = torch.cat(list(batches(source, self.work.model.identity.preprocess, chosen, BATCH)))
+        return Prepared(tensor=pixels, fingerprint=hashlib.sha256(pixels.numpy().tobytes()).hexdigest())
 
     def top1(self, images: Images) -> float:
         """Of the fake-quant reference, in per cent."""

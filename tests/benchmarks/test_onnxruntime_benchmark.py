@@ -1,6 +1,7 @@
 """The ONNX Runtime benchmark: kernels are counted where they belong, and ratios are paired by round."""
 
 import importlib
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -71,8 +72,10 @@ def test_slower_is_said_only_beyond_the_spread(
     run = {"threads": 1, "batch": 1, "wall": wall, "ours_to_theirs": {"ours": beside}}
     settings = {"batches": [1], "speed_at_batches": {}, "chosen": {}}
     model = {"model": "vit_s", "runs": [run], "profiles": {}, "quantize_static": settings}
-    machine = module.sheet.machine("onnxruntime-gpu", "torch", "timm") | {"cores": 2}
-    module.sheet.write(tmp_path, "onnxruntime", {"machine": machine, "rounds": 1, "seconds": 0.0, "models": [model]})
+    machine = module.page.machine("onnxruntime-gpu", "torch", "timm") | {"cores": 2}
+    module.sheet.write(
+        Namespace(out=tmp_path), "onnxruntime", {"machine": machine, "rounds": 1, "seconds": 0.0, "models": [model]}
+    )
     said = (tmp_path / "onnxruntime.md").read_text(encoding="utf-8")
     assert says in said
     assert "1.90 to 1.90 × float32 (wanted at vit_s: 2.2)" in said

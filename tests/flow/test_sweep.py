@@ -70,6 +70,15 @@ def test_a_job_without_labelled_images_has_none_to_measure_on(tmp_path: Path) ->
         list(sweep([({}, job)], lambda c: c.held_out, store=store))
 
 
+def test_images_to_judge_by_are_none_that_were_calibrated_on(tmp_path: Path) -> None:
+    with Store.at(tmp_path) as store:
+        ((_, [(used, others)]),) = sweep(
+            jobs("rtn"), lambda c: (c.data.pixels, c.not_calibrated_on(1196).tensor), store=store
+        )
+    assert len(used) + len(others) == 1200  # all that there are
+    assert not any(torch.equal(a, b) for a in used for b in others)
+
+
 def test_the_number_of_threads_is_part_of_what_an_artifact_is(tmp_path: Path) -> None:
     """It decides in which order sums are added, and with it their last bits."""
     with Store.at(tmp_path) as store:
