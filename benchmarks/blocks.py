@@ -3,9 +3,8 @@
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,8 +31,7 @@ SPEC = resolve({"name": "demo", "bits": "w4a4"}, options={"ridge": OPTIONS.ridge
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layer:
+class Layer(NamedTuple):
     """W (n, k) after the activation step, its grid (n, 1), and M = G/N (k, k)."""
 
     path: str
@@ -42,8 +40,7 @@ class Layer:
     M: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(NamedTuple):
     """One row's block: the objective and the seconds of every rule, by name, and the solver's status."""
 
     layer: str
@@ -63,7 +60,7 @@ def layers(seed: int) -> list[Layer]:
         shift = weight_shift(problem.augmented, problem.moments.D, Ridge(G, ridges(site.role, OPTIONS.ridge)[0]))
         W = (problem.augmented + shift)[:, :k]
         grid = weight_grid(W, bits=problem.w_bits, rules=problem.rules)
-        found.append(Layer(path=site.path, W=W, grid=grid, M=G[:k, :k] / problem.moments.n_rows))
+        found.append(Layer(site.path, W, grid, M=G[:k, :k] / problem.moments.n_rows))
     return found
 
 

@@ -6,6 +6,7 @@ folder a class, named so that their sorted order is the models' (the n01440764 â
 has this project's defaults; `erq-published` turns off what docs/beyond-the-paper.md lists.
 """
 
+import itertools
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,15 +18,17 @@ from erq_export.calibrate.published.papers import PAPERS
 from erq_export.contract.errors import DataError
 from erq_export.contract.records import plain_of
 from erq_export.contract.registry import METHODS
+from erq_export.data.sources import check_class_folders
 from erq_export.flow import page
 from erq_export.flow.compare import summary
 from erq_export.flow.job import Job, resolve
 from erq_export.flow.run import begin
 from erq_export.flow.store.store import Store
-from erq_export.flow.sweep import Calibrated, sweep
+from erq_export.flow.sweep import sweep
 from erq_export.flow.terminal import Terminal
 from erq_export.flow.ui import SILENT
 from erq_export.flow.work import Work
+from erq_export.validate.runners import TorchRunner
 
 PUBLISHED = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
 MODELS = tuple(PUBLISHED["full_precision"])
@@ -49,9 +52,8 @@ def checkpoint_of(model: str, folder: Path) -> str:
     """FOLDER/vit_s.safetensors and the like. DataError without one."""
     found = [path for suffix in WEIGHT_FILES if (path := folder / f"{model}{suffix}").is_file()]
     if not found:
-        raise DataError(
-            f"{folder} has no weights of {model}", fix=f"a file {model}, ending in {', '.join(WEIGHT_FILES)}"
-        )
+        files = ", ".join(f"{model}{suffix}" for suffix in WEIGHT_FILES)
+        raise DataError(f"{folder} has no weights of {model}", fix=f"one of {files}")
     return str(found[0])
 
 
@@ -63,21 +65,15 @@ def jobs(words: Any, model: str) -> list[tuple[dict[str, str], Job]]:
         given["class_map"] = str(words.class_map)
     if words.checkpoints is not None:
         given["checkpoint"] = checkpoint_of(model, words.checkpoints)
-    names = [(bits, way) for bits in words.bits for way in words.methods]
-    asked = [given | {"bits": bits, "method": way.removesuffix("-published")} for bits, way in names]
-    chosen = [resolve(job, options=WAYS[way]) for job, (_, way) in zip(asked, names, strict=True)]
-    return [({"model": model, "bits": b, "method": way}, job) for job, (b, way) in zip(chosen, names, strict=True)]
+    found = []
+    for bits, way in itertools.product(words.bits, words.methods):
+        asked = given | {"bits": bits, "method": way.removesuffix("-published")}
+        found.append(({"model": model, "bits": bits, "method": way}, resolve(asked, options=WAYS[way])))
+    return found
 
 
-def check_classes(work: Work, class_map: Path | None) -> None:
-    """Sorted order gives the models' class indices only where every class has its folder. DataError otherwise."""
-    folders = {Path(work.val.name(i)).parts[0] for i in range(len(work.val))} if work.val else set()
-    n_classes = work.model.model.num_classes
-    if class_map is None and len(folders) != n_classes:
-        raise DataError(
-            f"--val has {len(folders)} class folders, the models have {n_classes} classes: sorted order would give wrong labels",
-            fix="--class-map FILE with a line FOLDER INDEX for each folder",
-        )
+def n_classes(work: Work) -> int:
+    return TorchRunner(work.model.model, work.stages.device).logits(work.calibration_images(0).pixels[:1]).shape[1]
 
 
 def deviation(row: page.Row) -> str:
@@ -93,18 +89,16 @@ def deviation(row: page.Row) -> str:
     )
 
 
-def measure(c: Calibrated) -> dict[str, float]:
-    return {"top1": c.top1(c.held_out)}
-
-
 def main(given: Sequence[str] | None = None) -> None:
     words, ui = sheet.words(__doc__, DEFAULTS, given), Terminal()
     sheet.check_known("model", words.models, MODELS)
     sheet.check_known("method", words.methods, WAYS)
     chosen = {model: jobs(words, model) for model in words.models}
     with Store.none() as store:
-        for rows in chosen.values():  # a missing checkpoint is said now, not after a day
-            check_classes(begin(rows[0][1], SILENT, store), words.class_map)
+        for (_, job), *_ in chosen.values():  # a missing checkpoint is said now, not after a day
+            work = begin(job, SILENT, store)
+            if words.class_map is None:
+                check_class_folders(work.labelled.source, n_classes(work))
     floats: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
     report = {name: getattr(words, name) for name in ("models", "bits", "methods", "calib", "seeds", "device")}
@@ -112,22 +106,15 @@ def main(given: Sequence[str] | None = None) -> None:
     with sheet.opened(words) as store:
         for model, rows in chosen.items():
             work = begin(rows[0][1], ui, store)
-            floats.append({"model": model, **float_row(work), "identity": plain_of(work.model.identity)})
-            floats[-1]["doubt"] = deviation(floats[-1])
+            top1 = work.float_decisions(work.labelled).top1()
+            row = {"model": model, "weights": work.model.identity.weights, "n_images": len(work.labelled), "top1": top1}
+            floats.append({**row, "doubt": deviation(row), "identity": plain_of(work.model.identity)})
             print(f"{model} in float32: {floats[-1]['top1']:.2f} %. {floats[-1]['doubt']}", flush=True)
-            for name, results in sweep(rows, measure, store=store, ui=ui):
+            for name, results in sweep(rows, lambda c: {"top1": c.top1(c.held_out)}, store=store, ui=ui):
                 figures = summary(results)
                 sheet.show(name, figures)
                 found.append({**name, **figures})
                 sheet.write(words, "imagenet", report | {"results": found})
-
-
-def float_row(work: Work) -> dict[str, Any]:
-    images = work.held_out
-    if images is None:
-        raise ValueError("there are no labelled images")
-    top1 = work.float_decisions(images).top1()
-    return {"top1": top1, "weights": work.model.identity.weights, "n_images": len(images)}
 
 
 if __name__ == "__main__":

@@ -6,21 +6,27 @@ after every row.
 
 import statistics
 from dataclasses import dataclass
-from typing import Any
 
 import sheet
 import torch
-from decisions import PAIR, changes, margins
 
 from erq_export.flow import page
 from erq_export.flow.compare import layer_error, summary
 from erq_export.flow.job import Job, resolve
+from erq_export.flow.run import begin
 from erq_export.flow.sweep import Calibrated, sweep
+from erq_export.flow.ui import SILENT
+from erq_export.validate.metrics.margins import margins
+from erq_export.validate.runners import TorchRunner
 
 BITS = ("w2a4", "w3a4", "w4a4", "w4a8", "w8a8")
 ORDER = ("rtn", "repq", "gptq", "erq")
 N_THREADS = 1  # the order of floating-point sums follows it; one also suits a shared machine
 TARGETS = ("onnx", "tensorrt-rtx")  # the grids must suit both
+
+
+PAIR = ("erq", "gptq")  # whose decisions are set beside each other, image by image
+PAIR_BITS = ("w2a4", "w3a4", "w4a4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,13 @@ class Measured:
     figures: dict[str, float]
     layers: dict[str, float]
     changes: dict[str, int]
+
+
+def changes(c: Calibrated) -> dict[str, int]:
+    """image → class, of the held-out images that the reference puts elsewhere than the float model."""
+    got = c.work.reference_decisions(c.artifact, c.held_out).top[:, 0]
+    moved = (got != c.work.float_decisions(c.held_out).top[:, 0]).nonzero()[:, 0].tolist()
+    return {c.held_out.names[i]: int(got[i]) for i in moved}
 
 
 def measure(c: Calibrated) -> Measured:
@@ -49,12 +62,6 @@ def job(bits: str, method: str, seeds: int) -> Job:
     return resolve(given)
 
 
-def by_image_and_layer(found: list[Measured]) -> dict[str, Any]:
-    """Each layer's mean error, and each seed's decisions unlike the float model's."""
-    layers = {path: statistics.fmean(m.layers[path] for m in found) for path in found[0].layers}
-    return {"layers": layers, "decisions": [m.changes for m in found]}
-
-
 def main() -> None:
     words = sheet.words(__doc__, {"seeds": 5, "bits": BITS, "methods": ORDER})
     torch.set_num_threads(N_THREADS)
@@ -64,12 +71,18 @@ def main() -> None:
     about = {"seeds": words.seeds, "spec": base.method.options, "calib": base.data.calib, "targets": TARGETS}
     about["machine"] = page.machine("erq-export", "torch", "timm", "scikit-learn")
     with sheet.opened(words) as store:
-        images = margins(base, store)
+        work = begin(base, SILENT, store)
+        images = margins(TorchRunner(work.model.model, work.stages.device), work.labelled, work.labelled.names)
         for name, found in sweep(jobs, measure, store=store):
             figures = summary([m.figures for m in found])
             sheet.show(name, figures)
-            rows.append({**name, **figures, **by_image_and_layer(found)})
-            sheet.write(words, "methods", about | images.about(rows, PAIR) | {"rows": rows})
+            layers = {path: statistics.fmean(m.layers[path] for m in found) for path in found[0].layers}
+            rows.append({**name, **figures, "layers": layers, "decisions": [m.changes for m in found]})
+            sheet.write(
+                words,
+                "methods",
+                about | images.about([row for row in rows if row["bits"] in PAIR_BITS], PAIR) | {"rows": rows},
+            )
 
 
 if __name__ == "__main__":

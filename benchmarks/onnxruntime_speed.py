@@ -70,6 +70,10 @@ def timed(paths: Paths, batch: int, threads: int, *, seconds: float, rounds: int
     return {"batch": batch, "threads": threads, "rounds": len(wall), **by_clock, "ours_to_theirs": beside}
 
 
+def profiled(paths: Paths, batch: int) -> dict[str, Any]:
+    return {name: profile(path, torch.randn(batch, 3, 224, 224), threads=1) for name, path in paths.items()}
+
+
 def ours_to_theirs(names: Sequence[str], t: NDArray[np.float64]) -> dict[str, Any]:
     """Each of ours beside the quantize_static graph that has the same products in integers; t (rounds, graphs)."""
     beside = {name: THEIRS + ATTENTION * name.endswith(ATTENTION) for name in names if not name.startswith(THEIRS)}
@@ -81,8 +85,8 @@ def ours_to_theirs(names: Sequence[str], t: NDArray[np.float64]) -> dict[str, An
 
 
 def summary(t: NDArray[np.float64], i: int) -> dict[str, float]:
-    milliseconds = {"median_ms": 1e3 * float(np.median(t[:, i])), "min_ms": 1e3 * float(t[:, i].min())}
-    return milliseconds | percentiles(t[:, 0] / t[:, i])
+    least_and_median = {"min_ms": 1e3 * float(t[:, i].min()), "median_ms": 1e3 * float(np.median(t[:, i]))}
+    return least_and_median | percentiles(t[:, 0] / t[:, i])
 
 
 def percentiles(ratios: NDArray[np.float64]) -> dict[str, float]:
@@ -102,28 +106,20 @@ def fastest(float_graph: Path, theirs: Paths) -> tuple[dict[str, Path], dict[str
     return files, {"chosen": chosen, "speed_at_batches": speed, "batches": BATCHES}
 
 
-def measure(model: str, words: Any, data: str, store: Store) -> dict[str, Any]:
-    """Everything about one model."""
-    paths, settings = graphs(model, words.variants, data, store)
-    limit = {"seconds": words.seconds, "rounds": words.rounds}
-    runs = [timed(paths, batch, threads, **limit) for threads in THREADS for batch in BATCHES]
-    profiles = {
-        f"batch {b}": {name: profile(path, torch.randn(b, 3, 224, 224), threads=1) for name, path in paths.items()}
-        for b in BATCHES
-    }
-    load = os.getloadavg()
-    return {"model": model, "quantize_static": settings, "runs": runs, "profiles": profiles, "load_average": load}
-
-
 def main() -> None:
     defaults = {"models": ("vit_s", "swin_t"), "variants": VARIANTS, "seconds": 60.0, "rounds": 10}
     words, models = sheet.words(__doc__, defaults), []
-    machine = page.machine("erq-export", "onnxruntime-gpu", "torch", "timm") | {"cores": os.cpu_count()}
-    about = {"machine": machine, "seconds": words.seconds, "rounds": words.rounds}
+    about = {"machine": page.machine("erq-export", "onnxruntime-gpu", "torch", "timm") | {"cores": os.cpu_count()}}
+    about |= {"seconds": words.seconds, "rounds": words.rounds}
     with tempfile.TemporaryDirectory() as folder, sheet.opened(words) as store:
         data = sheet.noise(Path(folder), 1)
         for model in words.models:
-            models.append(measure(model, words, data, store))
+            paths, settings = graphs(model, words.variants, data, store)
+            limit = {"seconds": words.seconds, "rounds": words.rounds}
+            runs = [timed(paths, batch, threads, **limit) for threads in THREADS for batch in BATCHES]
+            profiles = {f"batch {batch}": profiled(paths, batch) for batch in BATCHES}
+            found = {"model": model, "quantize_static": settings, "runs": runs, "profiles": profiles}
+            models.append(found | {"load_average": os.getloadavg()})
             print(models[-1], flush=True)
             sheet.write(words, "onnxruntime", about | {"models": models})
 

@@ -22,8 +22,7 @@ from erq_export.flow.store.key import code_hash, key
 from erq_export.flow.store.store import Store
 
 PRODUCTS = {"op_types_to_quantize": ["MatMul", "Gemm"]}
-# MatMulIntegerToFloat in place of QLinearMatMul
-FLOAT_OUTPUTS = {"extra_options": {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}}
+FLOAT_OUTPUTS = {"extra_options": {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}}  # no QLinearMatMul
 WITHOUT_WEIGHTS = {"nodes_to_exclude": "products of attention"}  # looked up; MatMulConstBOnly does nothing in Q/DQ
 
 # Name of a setting: arguments of quantize_static. Q/DQ and per channel unless said otherwise; after quant_pre_process.
@@ -78,9 +77,9 @@ def graphs(float_graph: Artifact, data: CalibrationSet, store: Store) -> dict[st
         quantize_static(str(prepared), str(work.folder / "model.onnx"), Images(data.pixels), **types, **given)
         prepared.unlink()
 
-    keys = {name: key("graph", inputs, {"quantize_static": name}, code_hash(__name__)) for name in SETTINGS}
-    entries = {
-        name: store.fetch("graph", k, partial(make, name), description=f"quantize_static: {name}")
-        for name, k in keys.items()
-    }
-    return {name: entry.folder / "model.onnx" for name, entry in entries.items()}
+    found = {}
+    for name in SETTINGS:
+        its_key = key("graph", inputs, {"quantize_static": name}, code_hash(__name__))
+        entry = store.fetch("graph", its_key, partial(make, name), description=f"quantize_static: {name}")
+        found[name] = entry.folder / "model.onnx"
+    return found

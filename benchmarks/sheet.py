@@ -34,7 +34,7 @@ def words(doc: str | None, defaults: Mapping[str, Any], given: Sequence[str] | N
             parser.add_argument(f"--{word}", type=Path, required=default is Path, metavar="PATH")
         else:
             many = isinstance(default, tuple)
-            kind = type(default[0] if many else default)
+            kind = Path if isinstance(default, Path) else type(default[0] if many else default)
             text = "default: %(default)s"
             parser.add_argument(f"--{word}", type=kind, nargs="+" if many else None, default=default, help=text)
     return parser.parse_args(given)

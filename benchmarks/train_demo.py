@@ -1,12 +1,9 @@
 """Train the weights that ship as `demo`: python benchmarks/train_demo.py [--out FILE] [--epochs N] [--seed S]."""
 
-from __future__ import annotations
-
-import argparse
 import math
 import time
-from pathlib import Path
 
+import sheet
 import timm
 import torch
 from safetensors.torch import load_file, save
@@ -15,18 +12,15 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 from torch.optim.swa_utils import AveragedModel
 
+from erq_export.contract.errors import SpecError
 from erq_export.data.digits import Digits
 from erq_export.models.demo import DEMO_ARCHITECTURE, DEMO_MODEL_ARGS, DEMO_PREPROCESS, DEMO_WEIGHTS
 
 N_THREADS = 1  # fixed, because the order of floating-point sums follows it; one also suits a shared machine
 BATCH = 50  # divides the 1200 training images: 24 steps an epoch
-PEAK_LR = 1e-3
-WEIGHT_DECAY = 0.05
-WARMUP_EPOCHS = 5
-LABEL_SMOOTHING = 0.1
+PEAK_LR, WEIGHT_DECAY, WARMUP_EPOCHS, LABEL_SMOOTHING = 1e-3, 0.05, 5, 0.1
 EMA_DECAY = 0.995  # a mean over about the last 200 steps, 8 epochs
-ROTATION = math.radians(12)
-SHEAR, ZOOM = 0.15, 0.15
+ROTATION, SHEAR, ZOOM = math.radians(12), 0.15, 0.15
 SHIFT = 0.15  # of half the image's width: 2.4 of 32 pixels
 NOISE = 0.05  # standard deviation; black is -1, white 1
 
@@ -109,19 +103,13 @@ def top1(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=DEMO_WEIGHTS)
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = sheet.words(__doc__, {"out": DEMO_WEIGHTS, "epochs": 100, "seed": 0})
     if args.epochs <= WARMUP_EPOCHS:
-        parser.error(f"--epochs {args.epochs}: the warm-up alone takes {WARMUP_EPOCHS}")
-
+        raise SpecError(f"--epochs {args.epochs}", fix=f"more than {WARMUP_EPOCHS}: the warm-up alone takes them")
     torch.set_num_threads(N_THREADS)
     train_images, train_labels = load(Digits("train"))
     trained = train(create(args.seed), train_images, train_labels, args.epochs, args.seed)
     args.out.write_bytes(save({key: tensor.half().contiguous() for key, tensor in trained.state_dict().items()}))
-
     shipped = create(args.seed)
     shipped.load_state_dict(load_file(args.out))  # float16 into float32: exact
     print(f"held-out top-1 {top1(shipped, *load(Digits('held_out'))):.4f}")
@@ -129,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sheet.start(main)

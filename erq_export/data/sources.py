@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from erq_export.contract.errors import SpecError
+from erq_export.contract.errors import DataError, SpecError
 from erq_export.contract.spec import DataSpec
 from erq_export.data.digits import Digits
 from erq_export.data.images import ImageFolder, ImageSource
@@ -27,3 +27,13 @@ def validation_source(model: str, spec: DataSpec) -> ImageSource | None:
     if spec.class_map is not None:
         raise SpecError("--class-map without --val", fix="--val DIR with one folder per class")
     return Digits("held_out") if model == "demo" else None
+
+
+def check_class_folders(source: ImageSource, n_classes: int) -> None:
+    """The sorted order of class folders gives a model's class indices only where every class has one. DataError otherwise."""
+    folders = {Path(source.name(i)).parts[0] for i in range(len(source))}
+    if len(folders) != n_classes:
+        raise DataError(
+            f"--val has {len(folders)} class folders, the models have {n_classes} classes: sorted order would give wrong labels",
+            fix="--class-map FILE with a line FOLDER INDEX for each folder",
+        )

@@ -10,7 +10,7 @@ import torch
 
 from erq_export.contract.bundle import Bundle
 from erq_export.data.calibration_set import CalibrationSet
-from erq_export.data.held_out import BATCH, Images, Prepared
+from erq_export.data.held_out import BATCH, HeldOut, Images, Prepared
 from erq_export.data.images import batches
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.compare import seeds
@@ -44,11 +44,9 @@ class Calibrated:
         return Bundle.load(self.artifact.folder)
 
     @property
-    def held_out(self) -> Images:
+    def held_out(self) -> HeldOut:
         """The job's labelled images. ValueError where it has none."""
-        if self.work.held_out is None:
-            raise ValueError(f"the job of {self.job.model.name} has no labelled images")
-        return self.work.held_out
+        return self.work.labelled
 
     def not_calibrated_on(self, n: int) -> Prepared:
         """n of the other images of the calibration's source, evenly spread over them, without labels: to judge by."""

@@ -59,6 +59,13 @@ class Work:
         return HeldOut(source=self.val, preprocess=preprocess, limit=self.job.data.val_images or None)
 
     @property
+    def labelled(self) -> HeldOut:
+        """The same, where there must be some. ValueError otherwise."""
+        if self.held_out is None:
+            raise ValueError(f"the job of {self.job.model.name} has no labelled images")
+        return self.held_out
+
+    @property
     def quiet(self) -> "Work":
         """The same, with stages that tell nothing."""
         return replace(self, course=Course(SILENT), stages=replace(self.stages, ui=SILENT))

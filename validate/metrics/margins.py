@@ -1,4 +1,4 @@
-"""Whose decisions: where two methods decide unlike the float model, and how narrowly the float model had decided."""
+"""Whose decisions: where two quantized models decide unlike the float one, and how narrowly that one had decided."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,24 +6,11 @@ from typing import Any
 
 import torch
 
-from erq_export.flow.job import Job
-from erq_export.flow.run import begin
-from erq_export.flow.store.store import Store
-from erq_export.flow.sweep import Calibrated
-from erq_export.flow.ui import SILENT
-from erq_export.validate.runners import TorchRunner
+from erq_export.data.held_out import Images
 
-PAIR = ("erq", "gptq")  # whose decisions are set beside each other, image by image
-PAIR_BITS = ("w2a4", "w3a4", "w4a4")
+from ..runners import Runner
+
 QUANTILES = (0.01, 0.5, 0.99)
-
-
-def changes(c: Calibrated) -> dict[str, int]:
-    """image → class, of the held-out images that the reference puts elsewhere than the float model."""
-    got = c.work.reference_decisions(c.artifact, c.held_out).top[:, 0]
-    moved = (got != c.work.float_decisions(c.held_out).top[:, 0]).nonzero()[:, 0].tolist()
-    val = c.work.val
-    return {} if val is None else {val.name(i): int(got[i]) for i in moved}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +21,11 @@ class Margins:
     images: Mapping[str, Mapping[str, Any]]
 
     def about(self, rows: Sequence[Mapping[str, Any]], pair: Sequence[str]) -> dict[str, Any]:
-        """What the page says of the float model, and of the pair wherever both of it are there."""
+        """Of the float model, and of the pair of methods at all bits that have both; a row: bits, method, decisions by seed."""
         by = {(row["bits"], row["method"]): row["decisions"] for row in rows}
-        ready = [bits for bits in PAIR_BITS if all((bits, method) in by for method in pair)]
+        ready = [
+            bits for bits in dict.fromkeys(row["bits"] for row in rows) if all((bits, method) in by for method in pair)
+        ]
         pairs = {bits: self.paired({method: by[bits, method] for method in pair}) for bits in ready}
         spread = torch.tensor([m["margin"] for m in self.images.values()], dtype=torch.float64)
         right = sum(m["label"] == m["decision"] for m in self.images.values())
@@ -74,15 +63,13 @@ class Margins:
         }
 
 
-def margins(job: Job, store: Store) -> Margins:
-    """Of the job's held-out images."""
-    work = begin(job, SILENT, store)
-    if work.held_out is None or work.val is None or work.held_out.labels is None:
-        raise ValueError(f"the job of {job.model.name} has no labelled images")
-    runner = TorchRunner(work.model.model, work.stages.device)
-    two = torch.cat([runner.logits(pixels) for pixels in work.held_out.pixels()]).topk(2, 1)
+def margins(runner: Runner, images: Images, names: Sequence[str]) -> Margins:
+    """Of labelled images by name, as `runner`, the float model, sees them. ValueError where they have no labels."""
+    if images.labels is None:
+        raise ValueError("the images have no labels")
+    two = torch.cat([runner.logits(pixels) for pixels in images.pixels()]).topk(2, 1)
     gap = two.values[:, 0] - two.values[:, 1]
-    columns = (work.held_out.labels, two.indices[:, 0], gap, gap.argsort(stable=True).argsort() + 1)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
+    columns = (images.labels, two.indices[:, 0], gap, gap.argsort(stable=True).argsort() + 1)
+    rows = zip(names, *(column.tolist() for column in columns), strict=True)
     keys = ("label", "decision", "margin", "rank")
-    return Margins(images={work.val.name(i): dict(zip(keys, row, strict=True)) for i, row in enumerate(rows)})
+    return Margins(images={name: dict(zip(keys, row, strict=True)) for name, *row in rows})
