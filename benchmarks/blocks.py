@@ -16,7 +16,7 @@ from erq_export.calibrate.published.solver import find_solver
 from erq_export.calibrate.solve.aqer import weight_shift
 from erq_export.calibrate.solve.erq import ridges
 from erq_export.calibrate.solve.ridge import Ridge
-from erq_export.calibrate.solve.rounding import flip, nearest, neighbours, paper
+from erq_export.calibrate.solve.rounding import enumerated, flip, nearest, neighbours, paper
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.formats.affine import Grid
 from erq_export.flow.job import resolve
@@ -51,9 +51,7 @@ class Result(NamedTuple):
 
 def layers(seed: int) -> list[Layer]:
     """Every layer of the bundled model behind ERQ's activation step."""
-    found = []
-    with Store.none() as store:
-        work = begin(SPEC, SILENT, store)
+    found, work = [], begin(SPEC, SILENT, Store.none())
     pixels = work.calibration_images(seed).pixels
     for site, problem in layer_problems(work.model, pixels, SPEC.quantization):
         G, k = problem.moments.G, problem.weight.shape[1]
@@ -68,13 +66,6 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
     """What `work` returns, and the seconds it took."""
     start = time.perf_counter()
     return work(), time.perf_counter() - start
-
-
-def enumerated(w: Tensor, down: Tensor, up: Tensor, M: Tensor) -> Bits:
-    """The best of all 2ᵇ roundings of one row (b,), in float64."""
-    choices = torch.cartesian_prod(*[torch.tensor([False, True])] * len(w))  # (2ᵇ, b)
-    d = torch.where(choices, up, down) - w
-    return tuple(choices[int(((d @ M) * d).sum(1).argmin())].tolist())
 
 
 def compare(layer: Layer, i: int, columns: Tensor, solver: Any) -> Result:

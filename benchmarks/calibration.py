@@ -2,8 +2,7 @@
 
 Full-size models with random weights on noise: accuracy is not measured. Each model runs in a process of its own, so that
 peak memory is its own; a model named twice runs twice. The solver's time is set against its floating-point operations at
-the rate at which this machine multiplies float64 matrices, measured beside it. CPU seconds stand beside wall seconds: on
-two free cores the wall takes at least half of them, on a machine that others use it takes more.
+the rate at which this machine multiplies float64 matrices, measured beside it.
 """
 
 import os
@@ -31,8 +30,8 @@ MODELS = ("vit_t", "vit_s", "vit_b", "swin_t")
 
 
 def job(model: str, bits: str, calib: int, data: str) -> Job:
-    given = {"name": model, "pretrained": False, "data": data, "calib": calib, "device": "cpu"}
-    return resolve(given | {"bits": bits, "targets": ("onnx", "tensorrt-rtx")})
+    given = {"name": model, "pretrained": False, "data": data, "calib": calib, "bits": bits, "device": "cpu"}
+    return resolve(given | {"targets": ("onnx", "tensorrt-rtx")})
 
 
 def measure(task: tuple[str, str, int]) -> dict[str, Any]:

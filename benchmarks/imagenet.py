@@ -45,16 +45,14 @@ DEFAULTS: dict[str, Any] = {
 }
 DEFAULTS |= {"models": MODELS, "bits": tuple(PUBLISHED["bits"]), "methods": ("erq", "gptq", "repq")}
 DEFAULTS |= {"seeds": 1, "calib": 32, "val_images": 0, "device": "auto"}
-WEIGHT_FILES = (".safetensors", ".pt", ".pth")
 
 
 def checkpoint_of(model: str, folder: Path) -> str:
     """FOLDER/vit_s.safetensors and the like. DataError without one."""
-    found = [path for suffix in WEIGHT_FILES if (path := folder / f"{model}{suffix}").is_file()]
-    if not found:
-        files = ", ".join(f"{model}{suffix}" for suffix in WEIGHT_FILES)
-        raise DataError(f"{folder} has no weights of {model}", fix=f"one of {files}")
-    return str(found[0])
+    files = [folder / f"{model}{suffix}" for suffix in (".safetensors", ".pt", ".pth")]
+    if not (found := [str(path) for path in files if path.is_file()]):
+        raise DataError(f"{folder} has no weights of {model}", fix=f"a file {', '.join(path.name for path in files)}")
+    return found[0]
 
 
 def jobs(words: Any, model: str) -> list[tuple[dict[str, str], Job]]:

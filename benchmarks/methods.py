@@ -8,7 +8,6 @@ import statistics
 from dataclasses import dataclass
 
 import sheet
-import torch
 
 from erq_export.flow import page
 from erq_export.flow.compare import layer_error, summary
@@ -21,7 +20,6 @@ from erq_export.validate.runners import TorchRunner
 
 BITS = ("w2a4", "w3a4", "w4a4", "w4a8", "w8a8")
 ORDER = ("rtn", "repq", "gptq", "erq")
-N_THREADS = 1  # the order of floating-point sums follows it; one also suits a shared machine
 TARGETS = ("onnx", "tensorrt-rtx")  # the grids must suit both
 
 
@@ -64,7 +62,6 @@ def job(bits: str, method: str, seeds: int) -> Job:
 
 def main() -> None:
     words = sheet.words(__doc__, {"seeds": 5, "bits": BITS, "methods": ORDER})
-    torch.set_num_threads(N_THREADS)
     names = [(bits, method) for bits in words.bits for method in words.methods]
     jobs = [({"bits": bits, "method": method}, job(bits, method, words.seeds)) for bits, method in names]
     base, rows = job(words.bits[0], "erq", words.seeds), []
@@ -86,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sheet.start(main)
+    sheet.start(main, threads=1)

@@ -2,8 +2,7 @@
 
 Beside the float32 graph and ONNX Runtime's own quantize_static at its fastest settings, one with attention in float and
 one in integers, in turns. Full-size models with random weights on noise: speed does not depend on the values, so round to
-nearest from one image serves; accuracy is not measured. The file is not called onnxruntime.py, which would stand in the
-package's way. Writes onnxruntime.json and onnxruntime.md.
+nearest from one image serves; accuracy is not measured. Writes onnxruntime.json and onnxruntime.md.
 """
 
 import os
@@ -39,11 +38,10 @@ Paths = Mapping[str, Path]
 def graphs(model: str, names: Sequence[str], data: str, store: Store) -> tuple[dict[str, Path], dict[str, Any]]:
     """The float graph, quantize_static's fastest and ours by name; and what each setting of quantize_static reached."""
     given = {"name": model, "pretrained": False, "data": data, "calib": 1, "method": "rtn", "seeds": 1, "device": "cpu"}
-    precision = {name: "int8" if name.endswith(ATTENTION) else "fp16" for name in names}
-    asked = {n: given | {"bits": n.removesuffix(ATTENTION), "attention": precision[n]} for n in names}
-    rows = sweep([({"graph": n}, resolve(words)) for n, words in asked.items()], made, store=store)
+    asked = {n: {"bits": n.removesuffix(ATTENTION), "attention": "int8" if ATTENTION in n else "fp16"} for n in names}
+    rows = sweep([({"graph": n}, resolve(given | own)) for n, own in asked.items()], made, store=store)
     ours = {name["graph"]: found for name, [found] in rows}
-    float_graph, theirs = next(iter(ours.values()))[:2]
+    float_graph, theirs, _ = ours[names[0]]
     files, settings = fastest(float_graph, theirs)
     return {FLOAT: float_graph, **files, **{name: path for name, (_, _, path) in ours.items()}}, settings
 
@@ -68,10 +66,6 @@ def timed(paths: Paths, batch: int, threads: int, *, seconds: float, rounds: int
     by_clock = {clock: {name: summary(t, i) for i, name in enumerate(paths)} for clock, t in figures.items()}
     beside = ours_to_theirs(list(paths), wall)
     return {"batch": batch, "threads": threads, "rounds": len(wall), **by_clock, "ours_to_theirs": beside}
-
-
-def profiled(paths: Paths, batch: int) -> dict[str, Any]:
-    return {name: profile(path, torch.randn(batch, 3, 224, 224), threads=1) for name, path in paths.items()}
 
 
 def ours_to_theirs(names: Sequence[str], t: NDArray[np.float64]) -> dict[str, Any]:
@@ -115,9 +109,9 @@ def main() -> None:
         data = sheet.noise(Path(folder), 1)
         for model in words.models:
             paths, settings = graphs(model, words.variants, data, store)
-            limit = {"seconds": words.seconds, "rounds": words.rounds}
-            runs = [timed(paths, batch, threads, **limit) for threads in THREADS for batch in BATCHES]
-            profiles = {f"batch {batch}": profiled(paths, batch) for batch in BATCHES}
+            runs = [timed(paths, b, t, seconds=words.seconds, rounds=words.rounds) for t in THREADS for b in BATCHES]
+            images = {f"batch {batch}": torch.randn(batch, 3, 224, 224) for batch in BATCHES}
+            profiles = {b: {n: profile(path, x, threads=1) for n, path in paths.items()} for b, x in images.items()}
             found = {"model": model, "quantize_static": settings, "runs": runs, "profiles": profiles}
             models.append(found | {"load_average": os.getloadavg()})
             print(models[-1], flush=True)

@@ -78,20 +78,13 @@ def measure(c: Calibrated) -> dict[str, dict[str, dict[str, Any]]]:
 
 def main() -> None:
     words = sheet.words(__doc__, {"model": "vit_s", "bits": "w4a4"})
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, sheet.opened(words) as store:
-        given = {
-            "name": words.model,
-            "pretrained": False,
-            "data": sheet.noise(Path(folder), 2),
-            "calib": 2,
-            "device": "cpu",
-        }
+        given = {"name": words.model, "pretrained": False, "data": sheet.noise(Path(folder), 2), "calib": 2}
         given |= {"bits": words.bits, "method": "rtn", "pack": "int4", "targets": ("onnx", "tensorrt-rtx")}
-        ((_, [rows]),) = sweep([({"model": words.model}, resolve(given))], measure, store=store)
+        ((_, [rows]),) = sweep([({"model": words.model}, resolve(given | {"device": "cpu"}))], measure, store=store)
     report = {"model": words.model, "bits": words.bits, "targets": rows, "capabilities": CAPABILITIES}
     sheet.write(words, "packing", report | {"machine": page.machine("onnxruntime-gpu", "tensorrt-rtx-cu13")})
 
 
 if __name__ == "__main__":
-    sheet.start(main)
+    sheet.start(main, threads=1)

@@ -4,6 +4,7 @@ Its activations are uint8 and its weights int8 throughout: int8 activations are 
 them back to uint8. `reduce_range` changes weights, not kernels, and is left out: speed alone is asked here.
 """
 
+import tomllib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,23 +22,7 @@ from erq_export.flow.store.entry import Work
 from erq_export.flow.store.key import code_hash, key
 from erq_export.flow.store.store import Store
 
-PRODUCTS = {"op_types_to_quantize": ["MatMul", "Gemm"]}
-FLOAT_OUTPUTS = {"extra_options": {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}}  # no QLinearMatMul
-WITHOUT_WEIGHTS = {"nodes_to_exclude": "products of attention"}  # looked up; MatMulConstBOnly does nothing in Q/DQ
-
-# Name of a setting: arguments of quantize_static. Q/DQ and per channel unless said otherwise; after quant_pre_process.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "every operator": {},
-    "every operator, per tensor": {"per_channel": False},
-    "products": PRODUCTS,
-    "products, per tensor": PRODUCTS | {"per_channel": False},
-    "products, symmetric activations": PRODUCTS | {"extra_options": {"ActivationSymmetric": True}},
-    "products, QOperator": PRODUCTS | {"quant_format": QuantFormat.QOperator},
-    "products and Softmax": {"op_types_to_quantize": ["MatMul", "Gemm", "Softmax"]},
-    "products with float outputs": PRODUCTS | FLOAT_OUTPUTS,
-    "products with weights": PRODUCTS | WITHOUT_WEIGHTS,
-    "products with weights, float outputs": PRODUCTS | WITHOUT_WEIGHTS | FLOAT_OUTPUTS,
-}
+SETTINGS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
 def float_attention(setting: str) -> bool:
@@ -72,9 +57,15 @@ def graphs(float_graph: Artifact, data: CalibrationSet, store: Store) -> dict[st
         quant_pre_process(str(float_graph.folder / "model.onnx"), str(prepared))
         if float_attention(setting):
             words["nodes_to_exclude"] = attention_products(prepared)
-        given = {"per_channel": True, "quant_format": QuantFormat.QDQ} | words
+        words["quant_format"] = QuantFormat[words.get("quant_format", "QDQ")]
         types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-        quantize_static(str(prepared), str(work.folder / "model.onnx"), Images(data.pixels), **types, **given)
+        quantize_static(
+            str(prepared),
+            str(work.folder / "model.onnx"),
+            Images(data.pixels),
+            **types,
+            **{"per_channel": True} | words,
+        )
         prepared.unlink()
 
     found = {}

@@ -10,6 +10,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost more than they bring
 
 import numpy as np
+import torch
 from PIL import Image
 
 from erq_export.contract.errors import ErqError
@@ -52,8 +53,9 @@ def opened(words: argparse.Namespace) -> Store:
     return Store.at(words.store, explicit=words.store is not None, say=print)
 
 
-def start(main: Callable[[], None]) -> None:
-    """Run a benchmark; a user's error is told in a line, with its exit code."""
+def start(main: Callable[[], None], *, threads: int | None = None) -> None:
+    """Run a benchmark, on so many threads where sums shall have one order; a user's error is told in a line."""
+    torch.set_num_threads(threads or torch.get_num_threads())
     try:
         main()
     except ErqError as e:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import sheet
-import torch
 
 from erq_export.calibrate.problems import layer_problems
 from erq_export.flow import page
@@ -22,7 +21,6 @@ from erq_export.flow.ui import SILENT
 from erq_export.models.aliases import DEMO_RIDGE
 
 BITS = ("w3a4", "w2a4", "w4a4")
-N_THREADS = 1  # the order of floating-point sums follows it; one also suits a shared machine
 N_TRAIN = 200  # training digits that a variant is judged on, of the 1168 that it was not calibrated on
 PAPER_RIDGE = 1e4
 VARIANTS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
@@ -67,7 +65,6 @@ def better(row: page.Row, rows: list[dict[str, Any]], figure: str) -> str:
 def main() -> None:
     words = sheet.words(__doc__, {"seeds": 5, "bits": BITS, "only": tuple(VARIANTS)})
     sheet.check_known("variant", words.only, VARIANTS)
-    torch.set_num_threads(N_THREADS)
     names = [name for name in VARIANTS if name == "defaults" or name in words.only]
     jobs = [({"bits": b, "variant": n}, job(b, VARIANTS[n], words.seeds)) for b in words.bits for n in names]
     rows: list[dict[str, Any]] = []
@@ -89,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sheet.start(main)
+    sheet.start(main, threads=1)
