@@ -5,8 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from erq_export.contract.engine import ENGINE, EngineRecord
 from erq_export.contract.errors import OutputError
 from erq_export.contract.files import file_sha256
+from erq_export.contract.manifest import MANIFEST, GraphManifest
+from erq_export.contract.records import read
 from erq_export.flow.store.entry import Entry
 
 
@@ -36,3 +39,13 @@ def content_of(files: Iterable[tuple[str, str]]) -> str:
     """One sha256 for (name, sha256) of every file; the store's entries have the same."""
     lines = "".join(f"{name}\0{sha256}\n" for name, sha256 in sorted(files))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def read_manifest(graph: Artifact) -> GraphManifest:
+    """What a graph claims. DataError where its manifest is damaged."""
+    return read(GraphManifest, graph.folder / MANIFEST)
+
+
+def read_engine(engine: Artifact) -> EngineRecord:
+    """What was compiled, and what it runs differently from the claims. DataError where the record is damaged."""
+    return read(EngineRecord, engine.folder / ENGINE)

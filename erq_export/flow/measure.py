@@ -31,10 +31,9 @@ from erq_export.contract.report import (
 from erq_export.contract.targets import deployable, named
 from erq_export.data.held_out import Images
 from erq_export.flow.ablation import price
-from erq_export.flow.artifacts import Artifact
+from erq_export.flow.artifacts import Artifact, read_engine
 from erq_export.flow.compare import compare
 from erq_export.flow.job import Job
-from erq_export.flow.stages import read_engine
 from erq_export.flow.work import Work
 from erq_export.validate.latency import measure_latency
 from erq_export.validate.report.words import headline

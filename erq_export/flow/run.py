@@ -18,11 +18,11 @@ from erq_export.contract.records import encode, plain_of
 from erq_export.contract.report import Report
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import deployable, named
-from erq_export.flow.artifacts import Artifact
+from erq_export.flow.artifacts import Artifact, read_engine
 from erq_export.flow.begin import NOTHING_OWN, Own, begin, check_cost
 from erq_export.flow.job import Job, RunRecord, absolute
 from erq_export.flow.measure import Made, measure, raise_gates
-from erq_export.flow.stages import Stages, read_engine, versions
+from erq_export.flow.stages import Stages, versions
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
 from erq_export.flow.work import Course, Work

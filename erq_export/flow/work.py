@@ -52,6 +52,13 @@ class Work:
     _sets: dict[int, CalibrationSet] = field(default_factory=dict, repr=False)
 
     @property
+    def labelled(self) -> Images:
+        """The held-out images, where there must be some. ValueError otherwise."""
+        if self.held_out is None:
+            raise ValueError(f"the job of {self.job.model.name} has no labelled images")
+        return self.held_out
+
+    @property
     def quiet(self) -> "Work":
         """The same, with stages that tell nothing."""
         return replace(self, course=Course(SILENT), stages=replace(self.stages, ui=SILENT))

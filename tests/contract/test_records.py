@@ -143,8 +143,8 @@ def test_the_key_is_found_among_many(where: int) -> None:
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
 def test_no_record_with_infinity_is_written(value: float) -> None:
-    record = FILES["figures"](relative_l2=value)
-    with pytest.raises(ValueError, match=r"LogitsError holds .* at \$\.relative_l2"):
+    record = FILES["figures"](name="logits_error", value=value)
+    with pytest.raises(ValueError, match=r"Figure holds .* at \$\.value"):
         encode(record)
 
 

@@ -53,7 +53,7 @@ from erq_export.contract.simulated import SimulatedLayerRow, SimulatedOperandRow
 from erq_export.contract.spec import Bits, Quantization
 from erq_export.contract.targets import GridRules
 from erq_export.flow.job import RunRecord, resolve
-from erq_export.flow.stages import LogitsError
+from erq_export.flow.stages import Figure
 
 SHA256 = "0123456789abcdef" * 4
 LAYER, ATTENTION = "blocks.0.attn.qkv", "blocks.0.attn"
@@ -317,6 +317,6 @@ def every_file() -> dict[type[FileRecord], FileRecord]:
         parity(),
         report(),
         run_manifest(),
-        LogitsError(relative_l2=0.125),
+        Figure(name="logits_error", value=0.125),
     )
     return {type(example): example for example in examples}
