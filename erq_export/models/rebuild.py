@@ -1,6 +1,6 @@
 """From a bundle back to a model: the fake-quant reference that everything deployed is held against."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import DataError
@@ -42,7 +42,8 @@ def _check_fit(model: nn.Module, bundle: Bundle) -> None:
     if bundle.operands and {path: part.role for path, part in bundle.operands.items()} != operands:
         raise _unfit("the operands of its attention are others")
     for path, part in bundle.layers.items():
-        wanted = tuple(submodule(model, path, nn.Linear).weight.shape)  # (n, k)
+        weight: Tensor = submodule(model, path, nn.Linear).weight  # type: ignore[assignment]
+        wanted = tuple(weight.shape)  # (n, k)
         if tuple(part.weight_q.shape) != wanted:
             raise _unfit(f"{path} has a weight of {tuple(part.weight_q.shape)}, the architecture one of {wanted}")
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
