@@ -28,6 +28,7 @@ from torch import Tensor
 from erq_export.backends.machine import processor
 from erq_export.calibrate.loop import calibrate
 from erq_export.contract.files import write_json, write_text
+from erq_export.contract.records import plain_of
 from erq_export.contract.registry import METHODS
 from erq_export.contract.spec import Bits
 from erq_export.data.calibration_set import calibration_set
@@ -74,7 +75,8 @@ def measure(task: tuple[str, str, int]) -> dict[str, Any]:
         layers.append({path: row.error for path, row in bundle.statistics.items()})
         decisions.append(unlike(held_out, logits))
     means = {path: statistics.fmean(errors[path] for errors in layers) for path in layers[0]}
-    return {"bits": bits, "method": method, **summary(found), "layers": means, "decisions": decisions}
+    summed = {name: plain_of(figure) for name, figure in summary(found).items()}
+    return {"bits": bits, "method": method, **summed, "layers": means, "decisions": decisions}
 
 
 def unlike(held_out: Judged, logits: Tensor) -> Decisions:

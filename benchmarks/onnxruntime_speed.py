@@ -65,7 +65,7 @@ def make_graphs(model: str, names: Sequence[str], folder: Path, pixels: Tensor) 
         if not found[name].exists():
             loaded = load(ModelSpec(name=model, pretrained=False), seed=0)
             bundle = calibrate(loaded, data, spec, device=torch.device("cpu"), progress=lambda *_: None)
-            save(lowered(marker_graph(bundle), TARGETS["onnx"], {})[0], found[name])
+            save(lowered(marker_graph(bundle), TARGETS["onnx"], None)[0], found[name])
         print(model, name, flush=True)
     return found
 

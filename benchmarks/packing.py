@@ -23,7 +23,7 @@ from erq_export.backends.tensorrt import build_engine
 from erq_export.calibrate.loop import calibrate
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.files import write_json, write_text
-from erq_export.contract.records import choices, hints
+from erq_export.contract.records import choices, hints, plain_of
 from erq_export.contract.spec import DeploySpec, ModelSpec
 from erq_export.contract.targets import named
 from erq_export.data.calibration_set import CalibrationSet
@@ -109,15 +109,15 @@ def main() -> None:
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for target in TARGETS:
-            paths, sizes = {}, {}
+            paths, manifests = {}, {}
             for pack in PACKS:
-                graph, sizes[pack] = lowered(markers, named(target), {}, pack=pack)
+                graph, manifests[pack] = lowered(markers, named(target), None, pack=pack)
                 paths[pack] = Path(folder) / f"{target}-{pack}.onnx"
                 save(graph, paths[pack])
             onnx = target == "onnx"
             found = on_onnx_runtime(paths, bundle.identity.preprocess.input_size) if onnx else on_tensorrt_rtx(paths)
             rows[target] = {
-                pack: {"file_bytes": paths[pack].stat().st_size, **sizes[pack]["bytes"], **found[pack]}
+                pack: {"file_bytes": paths[pack].stat().st_size, **plain_of(manifests[pack].bytes), **found[pack]}
                 for pack in PACKS
             }
             print(target, rows[target])

@@ -27,6 +27,7 @@ from erq_export.calibrate.ranges import input_grids
 from erq_export.calibrate.setting import Setting
 from erq_export.calibrate.states import stage_moments
 from erq_export.contract.files import write_json, write_text
+from erq_export.contract.records import plain_of
 from erq_export.contract.spec import DataSpec, Quantization
 from erq_export.data.calibration_set import CalibrationSet, calibration_set
 from erq_export.data.digits import Digits
@@ -100,7 +101,7 @@ def measure(task: tuple[str, str, int]) -> dict[str, Any]:
     for seed in range(seeds):
         data = calibration_set(train.digits, train.preprocess, n=CALIB, seed=seed)
         results.append(measured(spec, data, train, held_out))
-    return {"bits": bits, "variant": name, **summary(results)}
+    return {"bits": bits, "variant": name, **{name: plain_of(figures) for name, figures in summary(results).items()}}
 
 
 def ridge_shares(seed: int = 0) -> dict[str, dict[str, float]]:

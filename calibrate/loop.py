@@ -24,6 +24,7 @@ from erq_export.data.calibration_set import CalibrationSet
 from erq_export.models.loading import Loaded
 
 from .capture import unseen, walk
+from .known_ranges import KnownRanges
 from .layer import layer_problem, layer_statistics
 from .phases import Phases
 from .ranges import input_grids
@@ -49,18 +50,21 @@ def calibrate(
     phases: Phases | None = None,
     chunk_size: int = CHUNK,
     checkpoints: Checkpoints | None = None,
+    known: KnownRanges | None = None,
 ) -> Bundle:
     """Find the integers of every quantized layer. Consumes `loaded.model`: it becomes the quantized model.
 
     `phases` collects the seconds spent on ranges, on moments (the forward passes are in both), in the solver and on
     the layers' statistics. With `checkpoints` of an earlier call with the same model, images, slice and device that was
-    stopped, it goes on behind the last stage that was finished, to the same bytes.
+    stopped, it goes on behind the last stage that was finished, to the same bytes. Grids in `known` are not searched
+    again, and it learns those that are.
     Another `chunk_size` changes the last bits of sums, and rows that meet a tie; on the command line it is not to be had.
 
     Bounded memory: the model, the calibration set's hidden states (`States`), one stage's moments. SpecError where a layer's
     system cannot be solved, DataError where the float model overflows; MachineError never: the device is the caller's choice.
     """
     phases = Phases() if phases is None else phases
+    known = KnownRanges() if known is None else known
     setting = Setting.of(asked)
     torch.backends.cuda.matmul.allow_tf32 = False
     model, stages = loaded.model.to(device), loaded.stages
@@ -75,7 +79,7 @@ def calibrate(
         found = load_stage(checkpoints, i, device) if checkpoints is not None and resuming else None
         resuming = found is not None
         if found is None:
-            part, states = calibrate_stage(model, stage, states, setting, phases)
+            part, states = calibrate_stage(model, stage, states, setting, phases, known)
         else:
             part, states = found
         finish_stage(model, part)
@@ -97,12 +101,12 @@ def calibrate(
 
 
 def calibrate_stage(
-    model: nn.Module, stage: Stage, states: States, setting: Setting, phases: Phases
+    model: nn.Module, stage: Stage, states: States, setting: Setting, phases: Phases, known: KnownRanges
 ) -> tuple[StagePart, States]:
     """One stage: what is found, and the states behind it. The stage's LayerNorms are folded in place; it stays float."""
     scheme = scheme_of(setting)
     with phases("ranges"):
-        grids = input_grids(model, stage, states.for_ranges, setting)
+        grids = input_grids(model, stage, states.for_ranges, setting, known)
         operands = scheme.operands(model, stage, states.for_ranges, setting)
     with phases("moments"):
         if states.deployed is None:

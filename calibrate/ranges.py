@@ -16,6 +16,7 @@ from erq_export.contract.formats.affine import Grid
 from erq_export.contract.sites import Site, Stage, submodule
 
 from .capture import walk
+from .known_ranges import KnownRanges
 from .observers import Tails, groups, pieces, range_search
 from .reparam import fold
 from .setting import Setting
@@ -41,18 +42,49 @@ def folds(site: Site, setting: Setting) -> bool:
     return site.norm is not None and setting.options.folds(site.role)
 
 
-def input_grids(model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting) -> dict[str, Grid]:
+def input_grids(
+    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting, known: KnownRanges
+) -> dict[str, Grid]:
     """The per-tensor grid of every quantized input; LayerNorm-fed sites are reparameterised in place on the way.
 
     `hidden` is the state that the ranges are searched on (`States.ranged`). Behind quantizers the sites are searched
     one after the other, two passes each: a site's inputs exist only once those before it have their grids.
+    What is `known` is not searched again; what is found becomes known.
     """
     if setting.options.input_ranges == "float":
-        return searched(model, stage, stage.sites, hidden, setting, before={})
+        return folded(
+            model, stage.sites, search_or_know(model, stage, stage.sites, hidden, setting, {}, known), setting
+        )
     grids: dict[str, Grid] = {}
     for site in stage.sites:
-        grids |= searched(model, stage, (site,), hidden, setting, before=grids)
+        found = search_or_know(model, stage, (site,), hidden, setting, grids, known)
+        grids |= folded(model, (site,), found, setting)
     return grids
+
+
+def search_or_know(
+    model: nn.Module,
+    stage: Stage,
+    sites: Sequence[Site],
+    hidden: Sequence[Tensor],
+    setting: Setting,
+    before: Mapping[str, Grid],
+    known: KnownRanges,
+) -> dict[str, Grid]:
+    """The grids of `sites` before folding, from `known` where it has all of them."""
+    paths = [site.path for site in sites if not float_input(site, setting)]
+    if not all(path in known.grids for path in paths):
+        known.grids |= searched(model, stage, sites, hidden, setting, before=before)
+    return {path: known.grids[path] for path in paths}
+
+
+def folded(model: nn.Module, sites: Sequence[Site], grids: Mapping[str, Grid], setting: Setting) -> dict[str, Grid]:
+    """The per-tensor grids, LayerNorms reparameterised in place where sites fold theirs."""
+    by_path = {site.path: site for site in sites}
+    return {
+        path: reparameterized(model, by_path[path], grid, setting) if folds(by_path[path], setting) else grid
+        for path, grid in grids.items()
+    }
 
 
 def searched(
@@ -64,7 +96,7 @@ def searched(
     *,
     before: Mapping[str, Grid],
 ) -> dict[str, Grid]:
-    """The grids of `sites`, with the inputs of the sites in `before` quantized to their grids.
+    """The grids of `sites`, (k, 1) a channel where they will be folded, with the inputs of the sites in `before` quantized.
 
     Two passes over the stage: the tails that give exact percentiles, then the squared error of each percentile's grid.
     """
@@ -95,9 +127,7 @@ def searched(
                 searches[path].add(piece)
 
     see(see_errors)
-    grids = {path: search.best() for path, search in searches.items()}
-    return {path: reparameterized(model, fold_sites[path], grid, setting) if path in fold_sites else grid
-            for path, grid in grids.items()}  # fmt: skip
+    return {path: search.best() for path, search in searches.items()}
 
 
 def reparameterized(model: nn.Module, site: Site, per_channel: Grid, setting: Setting) -> Grid:

@@ -7,14 +7,13 @@ taken within a round, t_0 / t_r, before their quartiles.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from erq_export.backends.machine import processor as processor
+from erq_export.contract.report import Latency, Ratio, Timing
 
 from .runners import Runner
 
@@ -23,55 +22,6 @@ BUDGET_S = 30.0
 LEAST_ROUNDS = 10  # whatever they take
 WARM_UP = 5
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """One runner's time for the batch in milliseconds; conversion to and from torch tensors included."""
-
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    mean_ms: float
-    min_ms: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ratio:
-    """How many times as fast as the baseline: quartiles of the ratios within a round, and the ratio of the medians."""
-
-    q25: float
-    median: float
-    q75: float
-    of_medians: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Timings by runner, ratios by every runner but the first; where, and how often, it was measured."""
-
-    batch: int
-    rounds: int
-    warm_up: int
-    threads: int
-    processor: str
-    timings: dict[str, Timing]
-    ratios: dict[str, Ratio]
-
-    def to_json(self) -> dict[str, Any]:
-        """Each percentile by runner; `ratio` is that of the last runner to the first."""
-        figures = {key: {n: asdict(t)[key] for n, t in self.timings.items()} for key in Timing.__dataclass_fields__}
-        ratios = {name: asdict(ratio) for name, ratio in self.ratios.items()}
-        return {
-            "batch": self.batch,
-            "rounds": self.rounds,
-            "warm_up": self.warm_up,
-            "threads": self.threads,
-            "processor": self.processor,
-            **figures,
-            "ratio": next(reversed(ratios.values()), None),
-            "ratios": ratios,
-        }
 
 
 def measure_latency(

@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "methods": "erq_export.cli.methods:methods",
     "reproduce": "erq_export.cli.reproduce:reproduce",
     "store": "erq_export.cli.store:store",
+    "schemas": "erq_export.cli.schemas:schemas",
     "doctor": "erq_export.cli.doctor:doctor",
 }
 

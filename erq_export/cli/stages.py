@@ -50,7 +50,7 @@ def validate(out: Path, store: Path | None, no_store: bool) -> None:
 @OUT
 def inspect(out: Path) -> None:
     """Say what a run found and what its folder holds."""
-    from erq_export.contract.output.folder import OutputFolder
+    from erq_export.flow.inspect import inspected
     from erq_export.flow.terminal import Terminal
 
-    Terminal().show(OutputFolder(out).read_report(), out)
+    Terminal().show(inspected(out), out)

@@ -1,80 +1,127 @@
-"""The records of a graph's manifest: what stands where in the file, and what is claimed of it."""
+"""manifest.json of a graph: what stands where in the file, what is claimed of it, and where it comes from."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Literal, TypeVar
+
+from msgspec import Meta
+
+from erq_export.contract.identity import Weights
+from erq_export.contract.preprocess import Preprocess
+from erq_export.contract.records import FileRecord, ModulePath, Record, Sha256
+from erq_export.contract.sites import OperandRole
+from erq_export.contract.spec import Argument, AttentionPrecision, Bits, Pack, TargetName
+from erq_export.contract.targets import Container, named
+
+MANIFEST = "manifest.json"
+Arithmetic = Literal["int8", "fp"]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Code = Annotated[int, Meta(ge=-255, le=255)]
+DesignedBits = Annotated[int, Meta(ge=1, le=8)]
+ValueName = Annotated[str, Meta(min_length=1, max_length=1000)]  # of a tensor or node in the graph
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """One row, by the name of what it speaks of: a module path."""
+class Row(Record, frozen=True, kw_only=True):
+    """One row, by the name of what it speaks of: a module path; empty where that is the model itself."""
 
-    path: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Self:
-        """Inverse of `to_json`; what a later version wrote beside it is left out."""
-        return cls(**{field.name: row[field.name] for field in fields(cls)})
+    path: Annotated[str, Meta(max_length=1000)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quantized(Record):
+R = TypeVar("R", bound=Row)
+
+
+class Quantized(Row, frozen=True, kw_only=True):
     """A tensor on a grid: designed codes qmin … qmax, the container that carries them, and the tensors' names.
 
     `codes` less `zero_point` are in qmin … qmax;  `output` is what follows: x̂ itself, or a layer's product.
     """
 
-    container: str
-    zero_point: int
-    qmin: int
-    qmax: int
-    input: str
-    codes: str
-    output: str
+    path: ModulePath
+    container: Container
+    zero_point: Code
+    qmin: Code
+    qmax: Code
+    input: ValueName
+    codes: ValueName
+    output: ValueName
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoweredSite(Quantized):
+class LoweredSite(Quantized, frozen=True, kw_only=True):
     """A quantized layer; `weight` is its integers' initializer (int8, or int4 where packed), `gemm` the node that multiplies."""
 
-    w_bits: int
-    a_bits: int
-    weight: str
-    weight_container: str
-    gemm: str
+    w_bits: DesignedBits
+    a_bits: DesignedBits
+    weight: ValueName
+    weight_container: Pack
+    gemm: ValueName
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoweredOperand(Quantized):
+class LoweredOperand(Quantized, frozen=True, kw_only=True):
     """An operand of attention's products: q, k, v or the softmax."""
 
-    role: str
-    bits: int
+    role: OperandRole
+    bits: DesignedBits
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttentionOperator(Record):
+class AttentionOperator(Row, frozen=True, kw_only=True):
     """softmax(q kᵀ) v by its nodes: both products and the softmax between them. int8 where all four operands are."""
 
-    precision: Literal["int8", "fp"]
-    scores: str
-    softmax: str
-    context: str
+    precision: Arithmetic
+    scores: ValueName
+    softmax: ValueName
+    context: ValueName
 
 
-def sites(manifest: Mapping[str, Any]) -> dict[str, LoweredSite]:
-    """Every quantized layer by its module path, in graph order."""
-    return {row["path"]: LoweredSite.from_json(row) for row in manifest["sites"]}
+class Claims(Record, frozen=True, kw_only=True):
+    """How many products of each kind the graph asks for, attention's two counted as one attention."""
+
+    int8_gemm: Count
+    fp_gemm: Count
+    int8_attention: Count
+    fp_attention: Count
 
 
-def operands(manifest: Mapping[str, Any]) -> dict[str, LoweredOperand]:
-    """Every quantized operand of attention by its module path, in graph order."""
-    return {row["path"]: LoweredOperand.from_json(row) for row in manifest["operands"]}
+class Sizes(Record, frozen=True, kw_only=True):
+    """Bytes of the tensors: in float32, with int8 weights, with weights of at most 4 bits packed in INT4, and as written."""
+
+    float32: Count
+    int8: Count
+    int4: Count
+    written: Count
 
 
-def attention(manifest: Mapping[str, Any]) -> tuple[AttentionOperator, ...]:
-    """Every attention operator, in graph order."""
-    return tuple(AttentionOperator.from_json(row) for row in manifest["attention_operators"])
+class Origin(Record, frozen=True, kw_only=True):
+    """Where a graph comes from; the file itself holds the same as its metadata."""
+
+    bundle_sha256: Sha256
+    model: str
+    model_args: dict[str, Argument]
+    weights: Weights
+    bits: Bits
+    attention: AttentionPrecision
+    method: str
+    preprocess: Preprocess
+
+
+class GraphManifest(FileRecord, frozen=True, kw_only=True):
+    """What an exported graph says of itself; layers, operands and attentions in graph order."""
+
+    FORMAT: ClassVar[int] = 3
+    WHAT: ClassVar[str] = "manifest of a graph"
+    REMEDY: ClassVar[str] = "erq-export build OUT writes graph and manifest again"
+
+    target: TargetName
+    opset: Count
+    claims: Claims
+    bytes: Sizes
+    origin: Origin | None = None  # None: the graph of no bundle that lies in a file
+    sites: tuple[LoweredSite, ...]
+    operands: tuple[LoweredOperand, ...] = ()
+    attention_operators: tuple[AttentionOperator, ...] = ()
+
+    def __post_init__(self) -> None:
+        named(self.target)
+
+
+def by_path(rows: Iterable[R]) -> dict[str, R]:
+    """The rows by their module path, in the order given."""
+    return {row.path: row for row in rows}

@@ -7,7 +7,6 @@ names file, path inside it, value and rule.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -16,14 +15,14 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 import msgspec
 from msgspec import Meta
 
+from erq_export.contract.damage import ABSENT, at, found, leaves, rule_and_path, shown, written
 from erq_export.contract.errors import DataError, ErqError, SpecError
 from erq_export.contract.registry import unknown
 
 LARGEST_FILE = 2**28  # bytes of a record: 256 MiB; the report of the largest model has some 100 KiB
-SHOWN = 60  # characters of a refused value that an error repeats
 
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-ModulePath = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+ModulePath = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*$(?!\n)")]
 Scalar = bool | int | float | str | None
 R = TypeVar("R", bound="Record")
 
@@ -62,8 +61,8 @@ class Spec(Record, frozen=True, kw_only=True):
 @cache
 def hints(kind: type[Record]) -> dict[str, Any]:
     """Every field's annotation, constraints included, in the order of declaration."""
-    found = get_type_hints(kind, include_extras=True)
-    return {name: found[name] for name in kind.__struct_fields__}
+    every = get_type_hints(kind, include_extras=True)
+    return {name: every[name] for name in kind.__struct_fields__}
 
 
 def meta(annotation: Any) -> Meta:
@@ -138,27 +137,16 @@ def encode(record: Record) -> bytes:
     A FileRecord begins with its `format`. ValueError for NaN or infinity, which JSON does not have.
     """
     plain = plain_of(record)
-    for path, value in _leaves(plain, "$"):
+    for path, value in leaves(plain):
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{type(record).__name__} holds {value} at {path}")
+            raise ValueError(f"{type(record).__name__} holds {value} at {written(path)}")
     return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
 
 
 def plain_of(record: Record) -> dict[str, Any]:
-    """The record as plain data: dicts, lists, text and numbers, a FileRecord's `format` first."""
+    """The record as plain data: dicts, lists or tuples, text and numbers, a FileRecord's `format` first."""
     plain: dict[str, Any] = msgspec.to_builtins(record, enc_hook=encode_custom)
     return {"format": type(record).FORMAT, **plain} if isinstance(record, FileRecord) else plain
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}")
-    elif isinstance(value, (list, tuple)):
-        for i, inner in enumerate(value):
-            yield from _leaves(inner, f"{path}[{i}]")
-    else:
-        yield path, value
 
 
 def decode(kind: type[R], data: bytes, *, source: str) -> R:
@@ -166,16 +154,17 @@ def decode(kind: type[R], data: bytes, *, source: str) -> R:
     what, fix = (kind.WHAT, kind.REMEDY) if issubclass(kind, FileRecord) else ("record", "write the file again")
     try:
         raw = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as e:
+    except (msgspec.MsgspecError, RecursionError, ValueError) as e:
         raise DataError(f"{source} is no {what}: {str(e)[:200]}", fix=fix) from e
     if not isinstance(raw, dict):
         raise DataError(f"{source} is no {what}: a JSON object is wanted", fix=fix)
-    if issubclass(kind, FileRecord) and raw.pop("format", None) != kind.FORMAT:
-        given = msgspec.json.decode(data).get("format")
-        raise DataError(
-            f"{source} is a {what} of format {shown(given)}, this version reads format {kind.FORMAT}",
-            fix=f"{fix}, or use the erq-export version that wrote it",
-        )
+    if issubclass(kind, FileRecord):
+        given = raw.pop("format", None)
+        if type(given) is not int or given != kind.FORMAT:
+            raise DataError(
+                f"{source} is a {what} of format {shown(given)}, this version reads format {kind.FORMAT}",
+                fix=f"{fix}, or use the erq-export version that wrote it",
+            )
     return from_plain(kind, raw, source=source, fix=fix)
 
 
@@ -184,12 +173,54 @@ def from_plain(kind: type[R], raw: dict[str, Any], *, source: str, fix: str = "w
     try:
         return msgspec.convert(raw, kind, dec_hook=decode_custom)
     except msgspec.ValidationError as e:
-        rule, path = rule_and_path(e)
-        value = _at(raw, path)
-        given = "" if value is _ABSENT else f" is {shown(value)}:"
-        raise DataError(f"{source}, at {path}{given} {rule}", fix=fix) from e
-    except (ErqError, RecursionError) as e:
-        raise DataError(f"{source}: {e.problem if isinstance(e, ErqError) else 'nested too deeply'}", fix=fix) from e
+        rule, path = found(raw, e, lambda part: _refusal(kind, part))
+        raise _damaged(source, raw, path, rule, fix) from e
+    except ErqError as e:
+        raise _damaged(source, raw, _refused_at(kind, raw), e.problem, fix) from e
+    except RecursionError as e:
+        raise DataError(f"{source}: nested too deeply", fix=fix) from e
+
+
+def _damaged(source: str, raw: Any, path: tuple[Any, ...], rule: str, fix: str) -> DataError:
+    value = at(raw, path)
+    given = "" if value is ABSENT or not path else f" is {shown(value)}:"
+    return DataError(f"{source}, at {written(path)}{given} {rule}", fix=fix)
+
+
+def _refusal(kind: Any, raw: Any) -> msgspec.ValidationError | None:
+    """What msgspec says of plain data; None where it takes it, or a record's own rule refuses it."""
+    try:
+        msgspec.convert(raw, kind, dec_hook=decode_custom)
+    except msgspec.ValidationError as e:
+        return e
+    except ErqError:
+        return None
+    return None
+
+
+def _refused_at(kind: Any, raw: Any, path: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    """Where data is whose types are right but which a record's own rule, or a type of our own, refuses."""
+    for step, inner, value in _parts(kind, raw):
+        try:
+            msgspec.convert(value, inner, dec_hook=decode_custom)
+        except ErqError:
+            return _refused_at(inner, value, (*path, step))
+        except msgspec.ValidationError:
+            continue
+    return path
+
+
+def _parts(kind: Any, raw: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """(step, type, value) of everything directly inside a value of that type."""
+    if isinstance(kind, type) and issubclass(kind, Record) and isinstance(raw, dict):
+        yield from ((name, rule, raw[name]) for name, rule in hints(kind).items() if name in raw)
+    for inner in get_args(kind):
+        if get_origin(kind) is tuple and isinstance(raw, list):
+            yield from ((i, inner, value) for i, value in enumerate(raw))
+        elif get_origin(kind) is dict and isinstance(raw, dict):
+            yield from ((key, inner, value) for key, value in raw.items())
+        elif not isinstance(inner, Meta):  # a description beside it, or one of several types
+            yield from _parts(inner, raw)
 
 
 def read(kind: type[R], path: Path) -> R:
@@ -214,35 +245,3 @@ def schema(kind: type[Record]) -> dict[str, Any]:
         own["properties"] = {"format": {"const": kind.FORMAT}, **own["properties"]}
         own["required"] = ["format", *own["required"]]
     return made
-
-
-def shown(value: Any) -> str:
-    """A refused value as an error repeats it."""
-    text = str(value) if isinstance(value, (int, float)) else repr(value)
-    text = text.encode("ascii", "backslashreplace").decode() if not text.isprintable() else text
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-
-
-_PATH = re.compile(r"^(?P<rule>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
-_TYPES = {"`float`": "a number", "`int`": "an integer", "`str`": "text", "`bool`": "true or false", "`array`": "a list"}
-_TYPES |= {"`object`": "an object", "`null`": "nothing"}
-_ABSENT = object()
-
-
-def rule_and_path(e: msgspec.ValidationError) -> tuple[str, str]:
-    """(the rule that was broken, the path of the value) of msgspec's message."""
-    match = _PATH.match(str(e))
-    rule, path = (match["rule"], match["path"]) if match else (str(e), "$")
-    for code, word in _TYPES.items():
-        rule = rule.replace(code, word)
-    return rule[:1].lower() + rule[1:].replace("`", ""), path
-
-
-def _at(raw: Any, path: str) -> Any:
-    """The value at a path such as $.layers[3].act_scale; absent where the path ends early or names no key."""
-    for key, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", path):
-        try:
-            raw = raw[key] if key else raw[int(index)]
-        except (KeyError, IndexError, TypeError, ValueError):
-            return _ABSENT
-    return raw

@@ -8,6 +8,9 @@ from erq_export.contract.errors import SpecError
 from erq_export.contract.records import Record
 from erq_export.contract.registry import unknown
 
+Container = Literal["int8", "uint8"]
+Carrier = Literal["float32", "float16"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -15,8 +18,8 @@ class Target:
 
     name: str
     says: str  # one line for `erq-export models`
-    container: Literal["int8", "uint8", "none"]  # of activations; weights are int8 with zero point 0 everywhere
-    carrier: Literal["float32", "float16"]  # of everything that is not quantized
+    container: Container | Literal["none"]  # of activations; weights are int8 with zero point 0 everywhere
+    carrier: Carrier  # of everything that is not quantized
     # per-channel DQ, or one power-of-two DQ and a ratio after the product
     weight_form: Literal["channel", "scalar", "none"]
     package: str | None  # Python package that builds an engine from the graph; None: the graph is the deliverable
@@ -32,6 +35,13 @@ class Target:
     def simulated(self) -> bool:
         """Is this no target but PyTorch itself? Without a container there is no graph, no engine and no rule for grids."""
         return self.container == "none"
+
+    @property
+    def integers(self) -> Container:
+        """The container of activations in a graph. ValueError where the target has no graph."""
+        if self.container == "none":
+            raise ValueError(f"target {self.name} has no graph")
+        return self.container
 
     @property
     def offset_8bit(self) -> bool:

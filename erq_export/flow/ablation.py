@@ -7,7 +7,7 @@ from msgspec import structs
 
 from erq_export.calibrate.published.papers import published
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.records import Record, plain_of
+from erq_export.contract.report import PriceRow
 from erq_export.contract.spec import Quantization
 from erq_export.contract.targets import deployable
 from erq_export.data.held_out import Images, Prepared
@@ -82,7 +82,7 @@ def _changed(spec: Quantization, options: dict[str, Any]) -> Quantization:
     return structs.replace(spec, **own, options=spec.options | {k: v for k, v in options.items() if k not in OWN})
 
 
-def price(work: Work, images: Images | None) -> list[dict[str, Any]]:
+def price(work: Work, images: Images | None) -> tuple[PriceRow, ...]:
     """One row a step, each figure over the seeds of the comparison: top-1 where there are labels, ‖ŷ − y‖/‖y‖ of the
     logits y of the float model, on the held-out images or else on those of the calibration, and the layers' error."""
     job, rows = work.job, []
@@ -96,9 +96,8 @@ def price(work: Work, images: Images | None) -> list[dict[str, Any]]:
         for k, seed in enumerate(seeds(job)):
             work.ui.progress(f"{step.change}, seed {seed}", i * n_seeds + k, len(chosen) * n_seeds)
             results.append(_measured(work.quiet, step.spec, seed, images))
-        options = {name: plain_of(v) if isinstance(v, Record) else v for name, v in step.options.items()}
-        rows.append({"change": step.change, "options": options, **summary(results)})
-    return rows
+        rows.append(PriceRow(change=step.change, options=step.options, **summary(results)))
+    return tuple(rows)
 
 
 def _measured(work: Work, spec: Quantization, seed: int, images: Images | None) -> dict[str, float]:

@@ -18,7 +18,9 @@ from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import SpecError
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.output.writing import Writing
+from erq_export.contract.parity import ParityReport
 from erq_export.contract.records import Scalar
+from erq_export.contract.report import Report
 from erq_export.contract.spec import Bits, Pack
 from erq_export.contract.targets import named
 from erq_export.data.given import Calibration, Given, calibration_from, gathered
@@ -35,7 +37,6 @@ from erq_export.models.limits import check_attention
 from erq_export.models.own import Architecture, own_model
 from erq_export.models.rebuild import attention_shapes, reference_model
 from erq_export.validate.metrics.accuracy import decide
-from erq_export.validate.parity.check import ParityReport
 from erq_export.validate.runners import OnnxRuntimeRunner, TorchRunner
 
 Model = str | nn.Module
@@ -88,7 +89,7 @@ def run(
     overwrite: bool = False,
     command: Sequence[str] = (),
     **given: Any,
-) -> dict[str, Any]:
+) -> Report:
     """The whole chain into the folder `out`; returns the report.
 
     model: a short name, a timm name, a module of a timm class, or a resolved Job (then nothing else is asked).

@@ -3,13 +3,13 @@
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from msgspec import structs
 
 from erq_export.calibrate.methods.method import shared_options
 from erq_export.calibrate.published.papers import all_of
 from erq_export.contract.bundle import Bundle
+from erq_export.contract.report import ComparisonRow, Figures
 from erq_export.contract.spec import PACKED_BITS, Bits, Pack, Quantization
 from erq_export.contract.targets import deployable, grid_rules
 from erq_export.data.held_out import Images
@@ -35,7 +35,7 @@ def rows_of(job: Job) -> list[Row]:
     return [Row(bits=bits, method=method) for bits in every_bits for method in methods]
 
 
-def compare(work: Work, images: Images) -> list[dict[str, Any]]:
+def compare(work: Work, images: Images) -> tuple[ComparisonRow, ...]:
     """One row a setting: mean, spread and every seed's top-1 of the fake-quant model and of ONNX Runtime on the graph.
 
     Seeds are consecutive from the job's own. The graph is the one for ONNX Runtime on CPU; what is only simulated has none.
@@ -49,8 +49,8 @@ def compare(work: Work, images: Images) -> list[dict[str, Any]]:
         for k, seed in enumerate(seeds(job)):
             work.ui.progress(f"{row.bits} {row.method}, seed {seed}", i * n_seeds + k, len(chosen) * n_seeds)
             results.append(measured(work.quiet, asked, pack_of(job, row.bits), seed, images))
-        rows.append({"bits": str(row.bits), "method": row.method, **summary(results)})
-    return rows
+        rows.append(ComparisonRow(bits=row.bits, method=row.method, **summary(results)))
+    return tuple(rows)
 
 
 def seeds(job: Job) -> Iterator[int]:
@@ -100,11 +100,12 @@ def layer_error(bundle: Bundle) -> float:
     return statistics.fmean(row.error for row in bundle.statistics.values())
 
 
-def summary(results: list[dict[str, float]]) -> dict[str, Any]:
-    """For every figure: mean, sample standard deviation, least, largest and all values, in the order of the seeds."""
-
-    def figures(values: list[float]) -> dict[str, Any]:
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        return {"mean": statistics.fmean(values), "std": spread, "min": min(values), "max": max(values), "all": values}
-
+def summary(results: list[dict[str, float]]) -> dict[str, Figures]:
+    """Every figure over its values, in the order of the seeds."""
     return {name: figures([r[name] for r in results]) for name in results[0]}
+
+
+def figures(values: list[float]) -> Figures:
+    """Mean, sample standard deviation (0 of a single value), least and largest of the values."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return Figures(mean=statistics.fmean(values), std=spread, min=min(values), max=max(values), all=tuple(values))

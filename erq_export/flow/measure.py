@@ -1,18 +1,33 @@
 """Everything that a report measures, and the gates that a run must pass."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
+from msgspec import structs
 from torch import Tensor
 
-from erq_export.backends.machine import processor
+from erq_export import __version__
 from erq_export.contract.bundle import Bundle
+from erq_export.contract.engine import EngineRecord
 from erq_export.contract.errors import AccuracyError, EngineError, ParityError
+from erq_export.contract.manifest import MANIFEST, GraphManifest
 from erq_export.contract.output.folder import OutputFolder
-from erq_export.contract.records import plain_of
+from erq_export.contract.parity import ParityReport
+from erq_export.contract.records import read
+from erq_export.contract.report import (
+    Accuracy,
+    ComparisonRow,
+    GraphAccuracy,
+    ImagesUsed,
+    Latency,
+    Layer,
+    PriceRow,
+    Report,
+    StageCost,
+    TargetReport,
+)
 from erq_export.contract.targets import deployable, named
 from erq_export.data.held_out import Images
 from erq_export.flow.ablation import price
@@ -21,9 +36,8 @@ from erq_export.flow.compare import compare
 from erq_export.flow.job import Job
 from erq_export.flow.stages import read_engine
 from erq_export.flow.work import Work
-from erq_export.validate.latency import Latency, measure_latency
-from erq_export.validate.parity.check import ParityReport
-from erq_export.validate.report.markdown import REPORT_FORMAT, headline
+from erq_export.validate.latency import measure_latency
+from erq_export.validate.report.words import headline
 from erq_export.validate.runners import OnnxRuntimeRunner
 
 PARITY_IMAGES = 4  # teacher-forced inputs of every layer are compared on these
@@ -45,81 +59,90 @@ class Measured:
 
     job: Job
     path: Path
-    accuracy: dict[str, Any] | None = None
-    comparison: list[dict[str, Any]] = field(default_factory=list)
-    price: list[dict[str, Any]] = field(default_factory=list)
+    accuracy: Accuracy | None = None
+    comparison: tuple[ComparisonRow, ...] = ()
+    price: tuple[PriceRow, ...] = ()
     parity: dict[str, ParityReport] = field(default_factory=dict)
-    engines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    engines: dict[str, EngineRecord] = field(default_factory=dict)
     latency: Latency | None = None
-    processor: str = ""
-
-    @property
-    def out(self) -> OutputFolder:
-        return OutputFolder(self.path)
 
     def engine_problems(self) -> list[str]:
-        return [f"{name}: {p}" for name, record in self.engines.items() for p in record["problems"]]
+        return [f"{name}: {p}" for name, record in self.engines.items() for p in record.problems]
 
     def parity_problems(self) -> list[str]:
         return [f"{name}: {p}" for name, report in self.parity.items() for p in report.problems()]
 
     def accuracy_problems(self) -> list[str]:
         """The accuracy gate, where one was asked for and accuracy could be measured."""
-        if self.job.evaluate.max_drop is None or self.accuracy is None:
+        allowed, found = self.job.evaluate.max_drop, self.accuracy
+        if allowed is None or found is None:
             return []
-        top1 = self.accuracy["top1"]
-        drops = {name: top1["float"] - value for name, value in top1.items() if name != "float"}
+        top1 = {"reference": found.reference_top1} | {name: graph.top1 for name, graph in found.graphs.items()}
+        drops = {name: found.float_top1 - value for name, value in top1.items()}
         return [
-            f"{name} is {drop:.2f} points below float, --max-drop allows {self.job.evaluate.max_drop}"
+            f"{name} is {drop:.2f} points below float, --max-drop allows {allowed}"
             for name, drop in drops.items()
-            if drop > self.job.evaluate.max_drop
+            if drop > allowed
         ]
 
-    def report(self, description: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
-        """The report as plain data: `description` says what was run, this adds what was found."""
-        targets = {}
-        for name in deployable(self.job.deploy.targets):
-            manifest = self.out.read_manifest(name)
-            engine = self.engines.get(name)
-            parity = self.parity.get(name)
-            targets[name] = {
-                "container": named(name).container,
-                "carrier": named(name).carrier,
-                "bytes": self.out.graph_bytes(name),
-                "sizes": manifest["bytes"],
-                "packed": sum(site["weight_container"] == "int4" for site in manifest["sites"]),
-                "claims": manifest["claims"],
-                "executed": engine["precision"] if engine else parity.executed if parity else {},
-                "attention": engine["attention"] if engine else parity.attention if parity else {},
-                "parity": None if parity is None else {"says": parity.says(), **parity.to_json()},
-                "engine": engine,
-            }
-        report = {
-            "format": REPORT_FORMAT,
-            "headline": [],
-            **description,
-            "accuracy": self.accuracy,
-            "comparison": self.comparison,
-            "price": self.price,
-            "targets": targets,
-            "latency": None if self.latency is None else self.latency.to_json(),
-            "layers": [
-                {"path": path, "w_bits": layer.w_bits, "a_bits": layer.a_bits, **plain_of(bundle.statistics[path])}
+    def report(
+        self,
+        artifact: Artifact,
+        bundle: Bundle,
+        stages: Sequence[StageCost],
+        *,
+        machine: dict[str, str],
+        versions: dict[str, str],
+    ) -> Report:
+        """The report: what was run, by the bundle that came of it, and what was found."""
+        report = Report(
+            erq_export=__version__,
+            bundle_sha256=artifact.content,
+            model=bundle.identity,
+            quantization=bundle.spec,
+            targets_asked=self.job.deploy.targets,
+            data=ImagesUsed(n_images=bundle.data.n_images, pixels_sha256=bundle.data.pixels_sha256),
+            machine=machine,
+            versions=versions,
+            stages=tuple(stages),
+            accuracy=self.accuracy,
+            comparison=self.comparison,
+            price=self.price,
+            targets={name: self._target(name) for name in deployable(self.job.deploy.targets)},
+            latency=self.latency,
+            layers=tuple(
+                Layer(path=path, w_bits=layer.w_bits, a_bits=layer.a_bits, statistics=bundle.statistics[path])
                 for path, layer in bundle.layers.items()
-            ],
-            "not_verified": [
+            ),
+            not_verified=tuple(
                 f"{name}'s engine was compiled, not run: that needs its GPU (speed, FP16 range, outputs)."
                 for name in self.engines
-            ],
-            "problems": self.engine_problems() + self.parity_problems() + self.accuracy_problems(),
-        }
-        return report | {"headline": headline(report)}
+            ),
+            problems=(*self.engine_problems(), *self.parity_problems(), *self.accuracy_problems()),
+        )
+        return structs.replace(report, headline=headline(report))
+
+    def _target(self, name: str) -> TargetReport:
+        out, engine, parity = OutputFolder(self.path), self.engines.get(name), self.parity.get(name)
+        manifest = read(GraphManifest, out.target(name) / MANIFEST)
+        return TargetReport(
+            container=named(name).integers,
+            carrier=named(name).carrier,
+            bytes=out.graph_bytes(name),
+            sizes=manifest.bytes,
+            packed=sum(site.weight_container == "int4" for site in manifest.sites),
+            claims=manifest.claims,
+            executed={**engine.precision} if engine else parity.executed if parity else {},
+            attention=engine.attention if engine else parity.attention if parity else {},
+            parity=parity,
+            engine=engine,
+        )
 
 
 def measure(work: Work, path: Path, made: Made) -> Measured:
     """Parity of every graph, accuracy where there are labels, the comparison, the price of choices, latency."""
     job, held_out = work.job, work.held_out
-    found = Measured(job=job, path=path, processor=processor())
+    found = Measured(job=job, path=path)
     found.engines = {name: read_engine(engine) for name, engine in made.engines.items()}
     data = work.calibration_images(job.data.seed)
     if made.graphs:
@@ -150,16 +173,20 @@ def unique_graphs(targets: tuple[str, ...]) -> list[str]:
     return list(kinds.values())
 
 
-def accuracy(work: Work, made: Made, images: Images) -> dict[str, Any]:
+def accuracy(work: Work, made: Made, images: Images) -> Accuracy:
     """Top-1 of the float model, the reference and every graph in ONNX Runtime, and their agreement with the reference."""
-    graphs = unique_graphs(tuple(made.graphs))
-    found = {"float": work.float_decisions(images), "reference": work.reference_decisions(made.bundle, images)}
-    found |= {name: work.graph_decisions(made.graphs[name], images) for name in graphs}
-    return {
-        "n_images": len(images),
-        "top1": {name: decisions.top1() for name, decisions in found.items()},
-        "agreement": {name: found["reference"].agreement(found[name]) for name in ("float", *graphs)},
-    }
+    exact, reference = work.float_decisions(images), work.reference_decisions(made.bundle, images)
+    graphs = {name: work.graph_decisions(made.graphs[name], images) for name in unique_graphs(tuple(made.graphs))}
+    return Accuracy(
+        n_images=len(images),
+        float_top1=exact.top1(),
+        reference_top1=reference.top1(),
+        float_agreement=reference.agreement(exact),
+        graphs={
+            name: GraphAccuracy(top1=found.top1(), agreement=reference.agreement(found))
+            for name, found in graphs.items()
+        },
+    )
 
 
 def latency(work: Work, graph: Artifact, pixels: Tensor) -> Latency:

@@ -5,21 +5,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from erq_export.contract.report import StageCost
 
 PERIOD_S = 0.05
 PAGE_MIB = 4096 / 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageCost:
-    """wall_s seconds; peak_mib resident memory of the whole process while the stage ran, sampled every 50 ms."""
-
-    name: str
-    wall_s: float
-    peak_mib: float
 
 
 def resident_mib() -> float:
@@ -59,6 +51,3 @@ class Meter:
             over.set()
             thread.join()
             self.stages.append(StageCost(name=name, wall_s=wall, peak_mib=max(peak, resident_mib())))
-
-    def to_json(self) -> list[dict[str, Any]]:
-        return [asdict(stage) for stage in self.stages]

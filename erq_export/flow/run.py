@@ -3,9 +3,7 @@
 import platform
 import shutil
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,16 +11,17 @@ from erq_export import __version__
 from erq_export.backends.device import device_named
 from erq_export.backends.machine import processor
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.files import write_json, write_text
+from erq_export.contract.files import write_bytes, write_text
 from erq_export.contract.output.folder import REPORTS, OutputFolder
 from erq_export.contract.output.writing import Writing
 from erq_export.contract.records import encode, plain_of
+from erq_export.contract.report import Report
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import deployable, named
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin, check_cost
 from erq_export.flow.job import Job, RunRecord, absolute
-from erq_export.flow.measure import Made, Measured, measure, raise_gates
+from erq_export.flow.measure import Made, measure, raise_gates
 from erq_export.flow.stages import Stages, read_engine, versions
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
@@ -44,7 +43,7 @@ def run(
     overwrite: bool = False,
     own: Own = NOTHING_OWN,
     command: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Report:
     """Calibrate, export, build and validate; returns the report, which also lies in the output folder.
 
     Every ErqError is raised before the work that it would waste, gates after the report is written.
@@ -95,10 +94,10 @@ def build(job: Job, out: Path, ui: Ui, *, store: Store, targets: Sequence[str]) 
     stages = Stages(store=store, ui=ui, device=device_named(job.device))
     with folder.resume(planned=folder.planned_for(targets)) as writing:
         made = make(Course(ui), stages, job.deploy, writing, Artifact.at(folder.bundle), targets)
-    raise_gates(folder.path, engine_problems=[p for e in made.engines.values() for p in read_engine(e)["problems"]])
+    raise_gates(folder.path, engine_problems=[p for e in made.engines.values() for p in read_engine(e).problems])
 
 
-def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> dict[str, Any]:
+def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> Report:
     """Measure a run again from its artifacts; returns and writes the report."""
     folder = OutputFolder(out)
     Bundle.load(folder.bundle)
@@ -112,15 +111,15 @@ def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> dict[str, Any]:
         return conclude(begin(job, ui, store), folder, writing, made)
 
 
-def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made) -> dict[str, Any]:
+def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made) -> Report:
     """Measure, write report.json and report.md, then let the gates speak."""
     measured = measure(work, folder.path, made)
-    bundle = Bundle.load(made.bundle.folder)
-    report = measured.report(description(work, measured, made.bundle, bundle), bundle)
+    bundle, costs = Bundle.load(made.bundle.folder), work.course.meter.stages
+    report = measured.report(made.bundle, bundle, costs, machine=machine(), versions=version_of_packages())
 
     def fill(staging: Path) -> None:
         written = OutputFolder(staging).report
-        write_json(written, report)
+        write_bytes(written, encode(report))
         write_text(written.with_suffix(".md"), markdown(report))
         draw(report, written.with_suffix(".svg"))
 
@@ -156,26 +155,6 @@ def machine() -> dict[str, str]:
         "processor": processor(),
         "threads": str(torch.get_num_threads()),
         "gpu": ", ".join(gpus) or "none",
-    }
-
-
-def description(work: Work, measured: Measured, artifact: Artifact, bundle: Bundle) -> dict[str, Any]:
-    """What a report says of the run itself."""
-    packages = ("torch", "timm", "onnx", "onnxruntime-gpu")
-    return {
-        "erq_export": __version__,
-        "bundle_sha256": artifact.content,
-        "model": plain_of(bundle.identity),
-        "quant": plain_of(bundle.spec) | {"targets": list(work.job.deploy.targets)},
-        "data": {k: v for k, v in plain_of(bundle.data).items() if k != "names"},
-        "machine": {
-            "python": platform.python_version(),
-            "processor": measured.processor,
-            "threads": torch.get_num_threads(),
-            "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-            **{name: version(name) for name in packages},
-        },
-        "stages": work.course.meter.to_json(),
     }
 
 

@@ -2,13 +2,12 @@
 made of. Running again, comparing methods and pricing choices are the same stages over the same store."""
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-import msgspec
 import onnx_ir as ir
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,9 +15,14 @@ from torch import Tensor
 
 from erq_export.backends.machine import processor
 from erq_export.backends.tensorrt import Package
+from erq_export.calibrate.known_ranges import KnownRanges, deciding
 from erq_export.calibrate.loop import calibrate as find_integers
+from erq_export.calibrate.setting import Setting
 from erq_export.contract.bundle import Bundle, Deployed
-from erq_export.contract.records import plain_of
+from erq_export.contract.engine import ENGINE, EngineRecord
+from erq_export.contract.manifest import MANIFEST, GraphManifest, Origin
+from erq_export.contract.parity import ParityReport
+from erq_export.contract.records import FileRecord, encode, plain_of, read
 from erq_export.contract.spec import Pack, Quantization
 from erq_export.contract.targets import Target, named
 from erq_export.data.calibration_set import CalibrationSet
@@ -29,7 +33,6 @@ from erq_export.exporters.onnx.write import (
     marker_graph,
     rebound,
     save,
-    save_manifest,
     save_markers,
 )
 from erq_export.exporters.tensorrt.build import build as build_engine
@@ -42,7 +45,7 @@ from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import reference_model
 from erq_export.validate.metrics.accuracy import Decisions, check_labels, decide
 from erq_export.validate.metrics.distance import relative_error
-from erq_export.validate.parity.check import ParityReport, check_parity
+from erq_export.validate.parity.check import check_parity
 from erq_export.validate.runners import Runner, TorchRunner
 
 # The code that decides what a stage makes: a change in it is another artifact.
@@ -56,7 +59,15 @@ CODE: dict[str, tuple[str, ...]] = {
     "figures": ("backends", "contract", "data", "models", "validate", "flow.stages"),
 }
 PARITY = "parity.json"
-DECISIONS, FIGURES = "decisions.safetensors", "figures.json"
+DECISIONS, FIGURES, RANGES = "decisions.safetensors", "figures.json", "ranges.safetensors"
+
+
+class LogitsError(FileRecord, frozen=True, kw_only=True):
+    """‖ŷ − y‖/‖y‖ of the logits ŷ of a bundle's reference, y of the float model."""
+
+    WHAT: ClassVar[str] = "error of the logits"
+
+    relative_l2: float
 
 
 @dataclass
@@ -73,6 +84,7 @@ class Stages:
 
         def make(work: Work) -> None:
             fresh = replace(model, model=copy.deepcopy(model.model))
+            known = self._known_ranges(inputs, asked)
             found = find_integers(
                 fresh,
                 images,
@@ -80,8 +92,10 @@ class Stages:
                 device=self.device,
                 progress=self.ui.progress,
                 checkpoints=work.checkpoints,
+                known=known,
             )
             found.save(work.folder)
+            self._keep_ranges(inputs, asked, known, n_sites=len(found.layers))
 
         inputs = {"model": model.fingerprint, "images": images.sha256, **self._arithmetic(), **versions("numba")}
         return self._kept(
@@ -93,10 +107,10 @@ class Stages:
 
         def make(work: Work) -> None:
             found = Bundle.load(bundle.folder).deployed()
-            description = described(found, bundle.content)
-            graph, manifest = lowered(self.markers(found), named(target), description, pack=pack)
+            made_of = origin(found, bundle.content)
+            graph, manifest = lowered(self.markers(found), named(target), made_of, pack=pack)
             save(graph, work.folder / "model.onnx")
-            save_manifest(manifest, work.folder / "manifest.json")
+            (work.folder / MANIFEST).write_bytes(encode(manifest))
 
         inputs = {"bundle": bundle.content, **versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")}
         return self._kept("graph", inputs, {"target": target, "pack": pack}, make, f"graph for {target}")
@@ -165,12 +179,12 @@ class Stages:
                 pixels,
                 progress=self.ui.progress,
             )
-            (work.folder / PARITY).write_bytes(msgspec.json.encode(report))
+            (work.folder / PARITY).write_bytes(encode(report))
 
         inputs = {"bundle": bundle.content, "graph": graph.content, "images": images, **self._arithmetic()}
         inputs |= versions("onnxruntime-gpu")
         kept = self._kept("parity", inputs, {"n_images": len(pixels)}, make, "parity of a graph")
-        return msgspec.json.decode((kept.folder / PARITY).read_bytes(), type=ParityReport)
+        return read(ParityReport, kept.folder / PARITY)
 
     def decisions(self, what: str, content: str, runner: Callable[[], Runner], images: Images) -> Decisions:
         """The classes that a runner gives every image; `content` is the hash of what runs, `what` its name in progress.
@@ -195,11 +209,26 @@ class Stages:
             reference = TorchRunner(reference_model(Bundle.load(bundle.folder)), self.device)
             exact = TorchRunner(copy.deepcopy(model.model), self.device)
             found = relative_error(reference, exact, images)
-            (work.folder / FIGURES).write_bytes(msgspec.json.encode({"logits_error": found}))
+            (work.folder / FIGURES).write_bytes(encode(LogitsError(relative_l2=found)))
 
         inputs = {"bundle": bundle.content, "model": model.fingerprint, "images": images.fingerprint}
         kept = self._kept("figures", inputs | self._arithmetic(), {}, make, "error of the logits")
-        return float(msgspec.json.decode((kept.folder / FIGURES).read_bytes())["logits_error"])
+        return read(LogitsError, kept.folder / FIGURES).relative_l2
+
+    def _known_ranges(self, inputs: Mapping[str, str], asked: Quantization) -> KnownRanges:
+        """Grids that another calibration has found on the same activations; none where none was made."""
+        entry = self.store.find("ranges", self._ranges_key(inputs, asked))
+        return KnownRanges() if entry is None else KnownRanges.load(entry.folder / RANGES, self.device)
+
+    def _keep_ranges(self, inputs: Mapping[str, str], asked: Quantization, known: KnownRanges, *, n_sites: int) -> None:
+        """For other bits and methods; a run that went on behind a checkpoint has not seen all of them."""
+        if len(known.grids) >= n_sites - 1:  # the image may stay float
+            what = f"input ranges at a{asked.bits.a}"
+            make = partial(_save_ranges, known)
+            self.store.fetch("ranges", self._ranges_key(inputs, asked), make, description=what).close()
+
+    def _ranges_key(self, inputs: Mapping[str, str], asked: Quantization) -> str:
+        return key("ranges", inputs, deciding(Setting.of(asked)), code_hash(*_code("bundle")))
 
     def _arithmetic(self) -> dict[str, str]:
         """What decides the last bits of a float sum: library, device, processor."""
@@ -207,23 +236,31 @@ class Stages:
         return {**versions("torch", "timm"), "device": self.device.type, "processor": processor(), **gpu}
 
     def _kept(self, kind: str, inputs: Mapping[str, str], asked: Any, make: Make, description: str) -> Artifact:
-        code = code_hash(*(f"erq_export.{name}" for name in CODE[kind]))
+        code = code_hash(*_code(kind))
         return Artifact.of(self.store.fetch(kind, key(kind, inputs, asked, code), make, description=description))
 
 
-def described(bundle: Bundle, content: str) -> dict[str, Any]:
+def _code(kind: str) -> list[str]:
+    return [f"erq_export.{name}" for name in CODE[kind]]
+
+
+def _save_ranges(known: KnownRanges, work: Work) -> None:
+    known.save(work.folder / RANGES)
+
+
+def origin(bundle: Bundle, content: str) -> Origin:
     """What a graph and its manifest say of where they come from."""
     identity, spec = bundle.identity, bundle.spec
-    return {
-        "bundle_sha256": content,
-        "model": identity.timm_name,
-        "model_args": identity.model_args,
-        "weights": identity.weights,
-        "bits": str(spec.bits),
-        "attention": spec.attention,
-        "method": spec.method,
-        "preprocess": identity.preprocess.to_json(),
-    }
+    return Origin(
+        bundle_sha256=content,
+        model=identity.timm_name,
+        model_args=identity.model_args,
+        weights=identity.weights,
+        bits=spec.bits,
+        attention=spec.attention,
+        method=spec.method,
+        preprocess=identity.preprocess,
+    )
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -237,13 +274,11 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def read_manifest(graph: Artifact) -> dict[str, Any]:
-    """What a graph claims."""
-    manifest: dict[str, Any] = json.loads((graph.folder / "manifest.json").read_text(encoding="utf-8"))
-    return manifest
+def read_manifest(graph: Artifact) -> GraphManifest:
+    """What a graph claims. DataError where its manifest is damaged."""
+    return read(GraphManifest, graph.folder / MANIFEST)
 
 
-def read_engine(engine: Artifact) -> dict[str, Any]:
-    """What was compiled, and what it runs differently from the claims."""
-    record: dict[str, Any] = json.loads((engine.folder / "engine.json").read_text(encoding="utf-8"))
-    return record
+def read_engine(engine: Artifact) -> EngineRecord:
+    """What was compiled, and what it runs differently from the claims. DataError where the record is damaged."""
+    return read(EngineRecord, engine.folder / ENGINE)

@@ -4,14 +4,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from erq_export.contract.output.folder import OutputFolder
-from erq_export.validate.report.markdown import PRICE_HEAD, price_rows
+from erq_export.contract.report import Report
+from erq_export.validate.report import tables
 
 LINE_EVERY_S = 10.0
 LOG_WIDTH = 160
@@ -51,49 +52,28 @@ class Terminal:
     def note(self, text: str) -> None:
         self.console.print(text)
 
-    def table(self, title: str, head: Sequence[str], body: Sequence[Sequence[Any]]) -> None:
+    def table(self, title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> None:
         """A table of plain cells."""
         drawn = Table(title=title, title_justify="left")
         for column in head:
             drawn.add_column(column, no_wrap=True)
         for row in body:
-            drawn.add_row(*(str(cell) for cell in row))
+            drawn.add_row(*(escape(cell) for cell in row))
         self.console.print(drawn)
 
-    def show(self, report: dict[str, Any], out: Path) -> None:
-        """The end of a run: the comparison, the sentences, and where everything lies."""
-        if report["comparison"]:
-            self.comparison(report)
-        if report.get("price"):
-            self.table("From the published scheme to what is deployed", PRICE_HEAD, price_rows(report["price"]))
-        for sentence in report["headline"]:
-            self.console.print(f"- {sentence}")
+    def show(self, report: Report, out: Path) -> None:
+        """The end of a run: the comparison, the price of choices, the sentences, and where everything lies."""
+        if report.comparison and report.accuracy is not None:
+            title = f"Top-1 on {report.accuracy.n_images} held-out images"
+            self.table(title, *tables.comparison(report.comparison, report.accuracy))
+        if report.price:
+            self.table("From the published scheme to what is deployed", *tables.price(report.price))
+        for sentence in report.headline:
+            self.console.print(f"- {sentence}", markup=False)
         self.files(OutputFolder(out))
-
-    def comparison(self, report: dict[str, Any]) -> None:
-        """Top-1 of every setting: mean ± standard deviation over the seeds, and the range."""
-
-        def cell(figure: dict[str, Any]) -> str:
-            return f"{figure['mean']:.2f} ± {figure['std']:.2f} ({figure['min']:.2f}…{figure['max']:.2f})"
-
-        accuracy = report["accuracy"]
-        rows: list[list[Any]] = [["float32", "", "", f"{accuracy['top1']['float']:.2f}", "", ""]]
-        rows += [
-            [
-                row["bits"],
-                row["method"],
-                len(row["top1_reference"]["all"]),
-                cell(row["top1_reference"]),
-                cell(row["top1_onnx"]) if "top1_onnx" in row else "",
-                f"{row['agreement']['mean']:.2f}" if "agreement" in row else "",
-            ]
-            for row in report["comparison"]
-        ]
-        head = ["bits", "method", "seeds", "top-1 % fake-quant", "top-1 % ONNX Runtime", "same class %"]
-        self.table(f"Top-1 on {accuracy['n_images']} held-out images", head, rows)
 
     def files(self, out: OutputFolder) -> None:
         """Every file of a run with its size."""
         self.console.print("files:")
         for path in sorted(p for p in out.path.rglob("*") if p.is_file()):
-            self.console.print(f"  {path}  {path.stat().st_size / 2**10:.0f} KiB")
+            self.console.print(f"  {path}  {path.stat().st_size / 2**10:.0f} KiB", markup=False)

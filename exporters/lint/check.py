@@ -1,10 +1,9 @@
 """Runs every rule that concerns a target over an ONNX file."""
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from erq_export.contract.errors import SpecError
+from erq_export.contract.records import Record, encode
 from erq_export.contract.targets import TARGETS, deployable, named
 
 from . import attention, codes, model, products, scales
@@ -15,28 +14,18 @@ from .shown import escaped
 RULES: tuple[Rule, ...] = (*codes.RULES, *scales.RULES, *products.RULES, *attention.RULES, *model.RULES)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checked:
-    """What was found in a file, in the order of the rules."""
+class Checked(Record, frozen=True, kw_only=True):
+    """What was found in a file, in the order of the rules, and how many of it are errors and warnings."""
 
     file: str
     target: str
+    errors: int
+    warnings: int
     findings: tuple[Finding, ...]
 
-    @property
-    def errors(self) -> int:
-        return sum(finding.severity == "error" for finding in self.findings)
-
-    @property
-    def warnings(self) -> int:
-        return len(self.findings) - self.errors
-
     def as_json(self) -> str:
-        """One object: file, target, counts, findings."""
-        counts = {"errors": self.errors, "warnings": self.warnings}
-        findings = [finding.to_json() for finding in self.findings]
-        whole = {"file": self.file, "target": self.target, **counts, "findings": findings}
-        return json.dumps(whole, indent=1, ensure_ascii=False)
+        """The record as one object."""
+        return encode(self).decode().rstrip()
 
     def as_text(self) -> str:
         """Three lines a finding and one for the whole."""
@@ -60,7 +49,8 @@ def check(path: Path, target: str) -> Checked:
         raise SpecError(f"target {target!r} has no graph to check", fix=f"one of: {', '.join(deployable(TARGETS))}")
     view = load(path)
     findings = tuple(finding for rule in RULES for finding in rule.findings(view, target))
-    return Checked(file=escaped(path), target=target, findings=findings)
+    errors = sum(finding.severity == "error" for finding in findings)
+    return Checked(file=escaped(path), target=target, errors=errors, warnings=len(findings) - errors, findings=findings)
 
 
 def table() -> str:

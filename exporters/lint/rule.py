@@ -1,10 +1,12 @@
 """What a rule is and what it reports."""
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import onnx_ir as ir
+
+from erq_export.contract.records import Record
 
 from .view import View, named
 
@@ -22,8 +24,7 @@ class Hit:
     fix: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(Record, frozen=True, kw_only=True):
     """A hit as it is reported."""
 
     rule: str
@@ -31,9 +32,6 @@ class Finding:
     node: str
     reason: str
     fix: str
-
-    def to_json(self) -> dict[str, str]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from erq_export.contract.errors import EngineError
 from erq_export.contract.formats.affine import common_power
 from erq_export.contract.manifest import LoweredOperand, LoweredSite
 from erq_export.contract.quantized import MARKER, MARKER_DOMAIN
+from erq_export.contract.spec import Pack
 from erq_export.contract.targets import Target
 
 from .attention import follows_int8_attention
@@ -26,7 +27,7 @@ from .operands import lower_operands
 from .packing import packable, unpacked
 
 
-def lower(model: ir.Model, target: Target, *, pack: str = "int8") -> tuple[list[LoweredSite], list[LoweredOperand]]:
+def lower(model: ir.Model, target: Target, *, pack: Pack = "int8") -> tuple[list[LoweredSite], list[LoweredOperand]]:
     """Replace every marker of the graph in place; returns one record a layer, one an operand of attention, in graph order.
 
     pack: "int4" puts weights of at most 4 bits into INT4 initializers (see `packing`).
@@ -42,7 +43,7 @@ def lower(model: ir.Model, target: Target, *, pack: str = "int8") -> tuple[list[
     return sites, operands
 
 
-def _lower(editor: Editor, marker: ir.Node, target: Target, pack: str) -> LoweredSite:
+def _lower(editor: Editor, marker: ir.Node, target: Target, pack: Pack) -> LoweredSite:
     path = path_of(marker)
     x, *constants = (v for v in marker.inputs if v is not None)
     q, s_w, bias, s = (value_of(v) for v in constants)
@@ -96,7 +97,7 @@ def _lower(editor: Editor, marker: ir.Node, target: Target, pack: str) -> Lowere
         w_bits=w_bits,
         a_bits=a_bits,
         weight_container="int4" if int4 else "int8",
-        container=target.container,
+        container=target.integers,
         zero_point=act.zero_point,
         qmin=qmin,
         qmax=qmax,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from erq_export.contract.errors import EngineError
 from erq_export.contract.manifest import LoweredOperand
 from erq_export.contract.quantized import OPERAND_MARKER
+from erq_export.contract.sites import OPERANDS
 from erq_export.contract.targets import Target
 
 from .container import CONTAINERS, Narrowing, carry
@@ -27,7 +28,8 @@ def lower_operands(editor: Editor, target: Target) -> list[LoweredOperand]:
 
 
 def _lower(editor: Editor, marker: ir.Node, target: Target) -> LoweredOperand:
-    path, role = path_of(marker), marker.attributes["role"].as_string()
+    path = path_of(marker)
+    role = next(known for known in OPERANDS if known == marker.attributes["role"].as_string())
     qmin, qmax, bits = (marker.attributes[a].as_int() for a in ("qmin", "qmax", "bits"))
     x, scale = marker.inputs[:2]
     if x is None or scale is None or x.shape is None or x.dtype is None:
@@ -40,7 +42,7 @@ def _lower(editor: Editor, marker: ir.Node, target: Target) -> LoweredOperand:
         path=path,
         role=role,
         bits=bits,
-        container=target.container,
+        container=target.integers,
         zero_point=carried.zero_point,
         qmin=qmin,
         qmax=qmax,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from erq_export.contract.manifest import Sizes
 from erq_export.contract.quantized import MARKER, OPERAND_MARKER
 from erq_export.contract.targets import Target
 
@@ -30,7 +31,7 @@ def tensor_bytes(model: ir.Model) -> int:
     return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
-def sizes(markers: ir.Model, model: ir.Model, w_bits: Mapping[str, int], target: Target) -> dict[str, int]:
+def sizes(markers: ir.Model, model: ir.Model, w_bits: Mapping[str, int], target: Target) -> Sizes:
     """Bytes of the tensors: `float32`, `int8`, `int4`, and `written` as this graph has them.
 
     w_bits: designed weight bits by layer path. Where no layer can be packed `int4` is `int8`.
@@ -44,4 +45,4 @@ def sizes(markers: ir.Model, model: ir.Model, w_bits: Mapping[str, int], target:
         now = packed if weight.dtype == ir.DataType.INT4 else k * n
         int8 += k * n - now
         int4 += packed - now
-    return {"float32": float_bytes(markers), "int8": int8, "int4": int4, "written": written}
+    return Sizes(float32=float_bytes(markers), int8=int8, int4=int4, written=written)

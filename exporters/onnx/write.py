@@ -1,16 +1,17 @@
 """From a bundle to ONNX files: one trace, one lowering per target, checked, saved with a manifest of what it claims."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
 from torch import Tensor, nn
 
 from erq_export.contract.bundle import Deployed
+from erq_export.contract.manifest import Claims, GraphManifest, Origin
 from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand
+from erq_export.contract.records import plain_of
+from erq_export.contract.spec import Pack
 from erq_export.contract.targets import Target
 from erq_export.models.rebuild import reference_model
 
@@ -22,7 +23,6 @@ from .sizes import sizes, tensor_bytes
 from .trace import trace
 
 LARGEST_FILE = 1_900_000_000  # bytes; protobuf ends at 2 GiB, larger tensors go beside the file
-MANIFEST_FORMAT = 2
 
 
 def marker_graph(bundle: Deployed) -> ir.Model:
@@ -77,8 +77,8 @@ def save_markers(model: ir.Model, path: Path) -> None:
 
 
 def lowered(
-    markers: ir.Model, target: Target, description: Mapping[str, Any], *, pack: str = "int8"
-) -> tuple[ir.Model, dict[str, Any]]:
+    markers: ir.Model, target: Target, origin: Origin | None, *, pack: Pack = "int8"
+) -> tuple[ir.Model, GraphManifest]:
     """(graph, manifest) for a target, weights packed as asked; the marker graph stays as it is."""
     model = markers.clone()
     if target.carrier == "float16":
@@ -87,24 +87,23 @@ def lowered(
     Editor(model).finish()
     attention = attention_operators(model)
     model.producer_name, model.producer_version = "erq-export", None
-    for key, value in description.items():
+    for key, value in ({} if origin is None else plain_of(origin)).items():
         model.metadata_props[f"erq.{key}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    manifest = {
-        "format": MANIFEST_FORMAT,
-        "target": target.name,
-        "opset": model.opset_imports[""],
-        "sites": [site.to_json() for site in sites],
-        "operands": [operand.to_json() for operand in operands],
-        "attention_operators": [operator.to_json() for operator in attention],
-        "claims": {
-            "int8_gemm": len(sites),
-            "fp_gemm": 0,
-            "int8_attention": sum(operator.precision == "int8" for operator in attention),
-            "fp_attention": sum(operator.precision == "fp" for operator in attention),
-        },
-        "bytes": sizes(markers, model, {site.path: site.w_bits for site in sites}, target),
-        **description,
-    }
+    manifest = GraphManifest(
+        target=target.name,
+        opset=model.opset_imports[""],
+        claims=Claims(
+            int8_gemm=len(sites),
+            fp_gemm=0,
+            int8_attention=sum(operator.precision == "int8" for operator in attention),
+            fp_attention=sum(operator.precision == "fp" for operator in attention),
+        ),
+        bytes=sizes(markers, model, {site.path: site.w_bits for site in sites}, target),
+        origin=origin,
+        sites=tuple(sites),
+        operands=tuple(operands),
+        attention_operators=tuple(attention),
+    )
     return model, manifest
 
 
@@ -123,8 +122,3 @@ def save(model: ir.Model, path: Path) -> None:
     else:
         ir.save(model, path)
     onnx.checker.check_model(str(path), full_check=True)
-
-
-def save_manifest(manifest: Mapping[str, Any], path: Path) -> None:
-    """Sorted, so that equal graphs have equal manifests."""
-    path.write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,33 +1,31 @@
 """From a graph's folder to an engine's: build it, save it with its plan, and hold the plan against the graph's claims."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from erq_export.backends.tensorrt import Package, build_engine
 from erq_export.backends.watch import Progress
-from erq_export.contract.manifest import AttentionOperator
-from erq_export.contract.manifest import attention as operators_of
+from erq_export.contract.engine import ENGINE as RECORD
+from erq_export.contract.engine import Batch, EngineRecord
+from erq_export.contract.manifest import AttentionOperator, GraphManifest
+from erq_export.contract.records import encode
 
 from .plan import PlanLayer, attention_by_operator, compiled, plan_text, precision_by_node, products_apart, summarize
 
-ENGINE, RECORD, PLAN, LOG = "model.engine", "engine.json", "plan.txt", "build.log"
-ENGINE_FORMAT = 2
+ENGINE, PLAN, LOG = "model.engine", "plan.txt", "build.log"
 _WORDS = {"int8": "INT8", "fp": "floating-point"}
 
 
 def build(
     graph: Path,
-    manifest: dict[str, Any],
+    manifest: GraphManifest,
     folder: Path,
     *,
     package: Package,
     compute_capabilities: Sequence[str],
     batch: tuple[int, int, int],
     on_progress: Progress | None,
-) -> dict[str, Any]:
+) -> EngineRecord:
     """Build `graph`; write engine, log, plan and record into `folder`; returns the record.
 
     The record's `problems` are what the plan runs differently from what the manifest claims, in plain words.
@@ -45,26 +43,26 @@ def build(
     (folder / LOG).write_text(engine.log, encoding="utf-8")
     (folder / PLAN).write_text(plan_text(layers), encoding="utf-8")
     executed = precision_by_node(layers)
-    attention = attention_by_operator(layers, operators_of(manifest))
-    record = {
-        "format": ENGINE_FORMAT,
-        "package": engine.package,
-        "version": engine.version,
-        "compute_capabilities": list(engine.compute_capabilities),
-        "batch": dict(zip(("smallest", "optimal", "largest"), batch, strict=True)),
-        "bytes": len(engine.blob),
-        "plan": asdict(summarize(layers)),
-        "precision": {site["path"]: executed.get(site["path"], "absent") for site in manifest["sites"]},
-        "attention": attention,
-        "unfused": unfused(manifest, attention),
-        "problems": claims_broken(manifest, layers, executed, attention),
-    }
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    attention = attention_by_operator(layers, manifest.attention_operators)
+    smallest, optimal, largest = batch
+    record = EngineRecord(
+        package=engine.package,
+        version=engine.version,
+        compute_capabilities=tuple(engine.compute_capabilities),
+        batch=Batch(smallest=smallest, optimal=optimal, largest=largest),
+        bytes=len(engine.blob),
+        plan=summarize(layers),
+        precision={site.path: executed.get(site.path, "absent") for site in manifest.sites},
+        attention=attention,
+        unfused=tuple(unfused(manifest, attention)),
+        problems=tuple(claims_broken(manifest, layers, executed, attention)),
+    )
+    (folder / RECORD).write_bytes(encode(record))
     return record
 
 
 def claims_broken(
-    manifest: dict[str, Any], layers: Sequence[PlanLayer], executed: Mapping[str, str], attention: Mapping[str, str]
+    manifest: GraphManifest, layers: Sequence[PlanLayer], executed: Mapping[str, str], attention: Mapping[str, str]
 ) -> list[str]:
     """What the compiled plan runs differently from what the graph's manifest claims; empty when it keeps its word.
 
@@ -72,18 +70,18 @@ def claims_broken(
     One that is claimed floating-point breaks no word where it is not fused: `unfused` tells of it.
     """
     problems = [
-        f"{site['path']} is claimed integer and runs in {executed.get(site['path'], 'no layer of the plan')}"
-        for site in manifest["sites"]
-        if executed.get(site["path"]) != "int8"
+        f"{site.path} is claimed integer and runs in {executed.get(site.path, 'no layer of the plan')}"
+        for site in manifest.sites
+        if executed.get(site.path) != "int8"
     ]
-    claims, summary, operators = manifest["claims"], summarize(layers), operators_of(manifest)
+    claims, summary, operators = manifest.claims, summarize(layers), manifest.attention_operators
     apart = products_apart(layers, operators)
     integer = summary.int8_gemm + summary.int8_conv - apart["int8"]
-    if integer != claims["int8_gemm"]:
-        problems.append(f"the graph claims {claims['int8_gemm']} INT8 GEMMs, the plan has {integer}")
+    if integer != claims.int8_gemm:
+        problems.append(f"the graph claims {claims.int8_gemm} INT8 GEMMs, the plan has {integer}")
     floating = summary.fp_gemm - apart["fp"]
-    if floating != claims["fp_gemm"]:
-        problems.append(f"the graph claims {claims['fp_gemm']} floating-point GEMMs, the plan has {floating}")
+    if floating != claims.fp_gemm:
+        problems.append(f"the graph claims {claims.fp_gemm} floating-point GEMMs, the plan has {floating}")
     problems += [
         f"{operator.path} is claimed as fused {_WORDS[operator.precision]} attention and runs {_run(attention, operator)}"
         for operator in operators
@@ -96,11 +94,11 @@ def claims_broken(
     return problems
 
 
-def unfused(manifest: dict[str, Any], attention: Mapping[str, str]) -> list[str]:
+def unfused(manifest: GraphManifest, attention: Mapping[str, str]) -> list[str]:
     """The floating-point attentions that no fused kernel computes, and what the plan runs instead."""
     return [
         f"{operator.path}: {_run(attention, operator)}"
-        for operator in operators_of(manifest)
+        for operator in manifest.attention_operators
         if operator.precision == "fp" and attention.get(operator.path) != "fp"
     ]
 

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from erq_export.backends.tensorrt import Engine
+from erq_export.contract.engine import PlanSummary
+from erq_export.contract.manifest import Arithmetic as Precision
 from erq_export.contract.manifest import AttentionOperator
 
 Tensor: TypeAlias = tuple[str, tuple[int, ...]]  # (dtype, dims); a dim of -1 is dynamic
-Precision: TypeAlias = Literal["int8", "fp"]
 Role: TypeAlias = Literal["gemm", "conv", "attention", "kernel", "none"]
 
 _DTYPES = {
@@ -77,20 +78,6 @@ class PlanLayer:
         operands = {*self.inputs[:1], *_matrices(self.inputs), *_matrices(self.constants)}
         integer = {dtype for dtype, _ in operands} == {"i8"}
         return "int8" if integer and not _DEQUANTIZED_FC.search(self.name) else "fp"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanSummary:
-    """How many layers of each sort the plan runs; `kernels` are those that multiply nothing, `layers` is the sum."""
-
-    int8_gemm: int
-    fp_gemm: int
-    int8_conv: int
-    fp_conv: int
-    int8_attention: int
-    fp_attention: int
-    kernels: int
-    layers: int
 
 
 def parse_plan(log: str) -> tuple[PlanLayer, ...]:

@@ -16,6 +16,8 @@ from tiny_vit import TINY, TINY_ARGS
 from erq_export.cli.models import described
 from erq_export.cli.run import job_of, run
 from erq_export.contract.output.folder import OutputFolder
+from erq_export.contract.records import read
+from erq_export.contract.report import Report
 from erq_export.models.aliases import ALIASES
 from erq_export.models.names import architecture
 
@@ -325,24 +327,24 @@ def test_random_weights_are_the_reports_first_words(finished: Path) -> None:
 
 
 def test_the_report_holds_what_was_measured(finished: Path) -> None:
-    report = json.loads((finished / "out" / "report.json").read_text())
-    assert report["format"] == 1
-    assert report["problems"] == []
-    assert [row["bits"] + row["method"] for row in report["comparison"]] == ["w4a4rtn", "w4a4erq", "w3a4rtn", "w3a4erq"]
-    assert all(len(row["top1_onnx"]["all"]) == 2 for row in report["comparison"])
-    assert set(report["accuracy"]["top1"]) == {"float", "reference", "onnx", "tensorrt-rtx"}
-    assert {s["name"] for s in report["stages"]} >= {"load", "calibrate", "export", "build tensorrt-rtx", "parity"}
-    assert all(s["wall_s"] >= 0 and s["peak_mib"] > 0 for s in report["stages"])
-    engine = report["targets"]["tensorrt-rtx"]["engine"]
-    claims = report["targets"]["tensorrt-rtx"]["claims"]
-    assert engine["plan"]["int8_gemm"] == claims["int8_gemm"] == len(report["layers"]) == 10
-    assert set(engine["precision"].values()) == {"int8"}
-    assert set(report["targets"]["onnx"]["executed"].values()) == {"MatMulIntegerToFloat"}
-    assert any("compiled, not run" in text for text in report["not_verified"])
-    for name, target in report["targets"].items():
-        assert target["sizes"]["int4"] < target["sizes"]["int8"] < target["sizes"]["float32"]
-        assert target["sizes"]["written"] < target["bytes"] == (finished / "out" / name / "model.onnx").stat().st_size
-    assert any("MiB in float32" in sentence and "packed in INT4" in sentence for sentence in report["headline"])
+    report = read(Report, finished / "out" / "report.json")
+    assert report.problems == ()
+    assert [str(row.bits) + row.method for row in report.comparison] == ["w4a4rtn", "w4a4erq", "w3a4rtn", "w3a4erq"]
+    assert all(row.top1_onnx is not None and len(row.top1_onnx.all) == 2 for row in report.comparison)
+    assert report.accuracy is not None
+    assert set(report.accuracy.graphs) == {"onnx", "tensorrt-rtx"}
+    assert {s.name for s in report.stages} >= {"load", "calibrate", "export", "build tensorrt-rtx", "parity"}
+    assert all(s.wall_s >= 0 and s.peak_mib > 0 for s in report.stages)
+    engine, claims = report.targets["tensorrt-rtx"].engine, report.targets["tensorrt-rtx"].claims
+    assert engine is not None
+    assert engine.plan.int8_gemm == claims.int8_gemm == len(report.layers) == 10
+    assert set(engine.precision.values()) == {"int8"}
+    assert set(report.targets["onnx"].executed.values()) == {"MatMulIntegerToFloat"}
+    assert any("compiled, not run" in text for text in report.not_verified)
+    for name, target in report.targets.items():
+        assert target.sizes.int4 < target.sizes.int8 < target.sizes.float32
+        assert target.sizes.written < target.bytes == (finished / "out" / name / "model.onnx").stat().st_size
+    assert any("MiB in float32" in sentence and "packed in INT4" in sentence for sentence in report.headline)
 
 
 def test_stages_run_again_from_their_artifacts(finished: Path, erq: Erq) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -133,11 +134,24 @@ def test_an_immutable_parent(tmp_path: Path, immutable: Callable[[Path], None]) 
     assert "cannot write" in refused(tmp_path / "a" / "out")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere: see the immutable and the read-only ones")
-def test_a_folder_without_the_right_to_write(tmp_path: Path) -> None:
-    tmp_path.chmod(0o555)
-    assert "Permission denied" in refused(tmp_path / "out")
-    tmp_path.chmod(0o755)
+@pytest.fixture
+def another_user() -> Iterator[None]:
+    """Root may write anywhere, so it becomes nobody meanwhile."""
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(me)
+
+
+def test_a_folder_without_the_right_to_write(another_user: None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        assert "Permission denied" in refused(Path(folder))
+        assert "Permission denied" in refused(Path(folder) / "out")
+        Path(folder).chmod(0o000)
+        assert "Permission denied" in refused(Path(folder) / "out")
+        Path(folder).chmod(0o755)
 
 
 # ---------------------------------------------------------------- volumes

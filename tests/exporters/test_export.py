@@ -86,7 +86,7 @@ def test_a_rebound_trace_is_a_trace(markers: Any, tmp_path: Path) -> None:
     for target in GRAPHS:
         paths = tmp_path / "rebound.onnx", tmp_path / "traced.onnx"
         for graph, path in zip((again, marker_graph(other)), paths, strict=True):
-            save(lowered(graph, TARGETS[target], {})[0], path)
+            save(lowered(graph, TARGETS[target], None)[0], path)
         assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
@@ -149,7 +149,7 @@ def test_what_was_calibrated_for_onnx_alone_is_refused_for_tensorrt(tmp_path: Pa
     """Its 8-bit codes have a zero point of their own, its scales are not float16's."""
     other = calibrated_bundle(tiny_vit(), random_images(), tiny_spec("w8a8", ("onnx",)))
     graph = marker_graph(other)
-    save(lowered(graph, TARGETS["onnx"], {})[0], tmp_path / "fine.onnx")
+    save(lowered(graph, TARGETS["onnx"], None)[0], tmp_path / "fine.onnx")
     with pytest.raises(EngineError, match="tensorrt") as caught:
-        lowered(graph, TARGETS["tensorrt"], {})
+        lowered(graph, TARGETS["tensorrt"], None)
     assert "--to tensorrt" in caught.value.fix

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from msgspec import structs
 from parity_fixtures import constant, damaged
 from PIL import Image
 from tiny_swin import tiny_swin
@@ -18,8 +19,10 @@ from tiny_vit import TINY, TINY_ARGS, calibrated_bundle, random_images, tiny_spe
 
 from erq_export.backends.tensorrt import available
 from erq_export.contract.bundle import Bundle
+from erq_export.contract.engine import EngineRecord
 from erq_export.contract.errors import EngineError, ParityError, SpecError
-from erq_export.contract.manifest import operands
+from erq_export.contract.manifest import Claims, GraphManifest, by_path
+from erq_export.contract.parity import ParityReport
 from erq_export.contract.sites import OPERANDS, AttentionShape
 from erq_export.contract.targets import TARGETS
 from erq_export.data.given import FromSource
@@ -35,7 +38,7 @@ from erq_export.models.limits import check_attention
 from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import attention_shapes, reference_model
 from erq_export.validate.parity.attention import check_product
-from erq_export.validate.parity.check import ParityReport, check_parity
+from erq_export.validate.parity.check import check_parity
 from erq_export.validate.parity.executed import FLOAT_GEMMS, INTEGER_GEMMS, executed_ops
 
 TINIES: dict[str, Callable[[], Loaded]] = {"vit": tiny_vit, "swin": tiny_swin}
@@ -52,7 +55,7 @@ class Case:
     bundle: Bundle
     markers: ir.Model
     files: dict[str, Path]
-    manifests: dict[str, dict[str, Any]]
+    manifests: dict[str, GraphManifest]
     pixels: torch.Tensor
     n_blocks: int
 
@@ -71,7 +74,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     bundle, pixels = bundle_of(loaded, attention_bits=bits)
     folder, markers, files, manifests = tmp_path_factory.mktemp("int8"), marker_graph(bundle), {}, {}
     for target in GRAPHS:
-        graph, manifests[target] = lowered(markers, TARGETS[target], {})
+        graph, manifests[target] = lowered(markers, TARGETS[target], None)
         files[target] = folder / f"{target}.onnx"
         save(graph, files[target])  # runs onnx's full check
     return Case(bits, bundle, markers, files, manifests, pixels, n_blocks)
@@ -83,13 +86,13 @@ def vit4(tmp_path_factory: pytest.TempPathFactory) -> Case:
     bundle, pixels = bundle_of(tiny_vit(), attention_bits=4)
     folder, markers, files, manifests = tmp_path_factory.mktemp("vit4"), marker_graph(bundle), {}, {}
     for target in GRAPHS:
-        graph, manifests[target] = lowered(markers, TARGETS[target], {})
+        graph, manifests[target] = lowered(markers, TARGETS[target], None)
         files[target] = folder / f"{target}.onnx"
         save(graph, files[target])
     return Case(4, bundle, markers, files, manifests, pixels, 2)
 
 
-def parity(case: Case, target: str, path: Path | None = None, manifest: dict[str, Any] | None = None) -> ParityReport:
+def parity(case: Case, target: str, path: Path | None = None, manifest: GraphManifest | None = None) -> ParityReport:
     return check_parity(
         reference_model(case.bundle),
         path or case.files[target],
@@ -106,16 +109,13 @@ def parity(case: Case, target: str, path: Path | None = None, manifest: dict[str
 @pytest.mark.parametrize("target", GRAPHS)
 def test_the_manifest_claims_every_attention_and_lists_every_operand(case: Case, target: str) -> None:
     manifest = case.manifests[target]
-    assert manifest["claims"] == {
-        "int8_gemm": len(case.bundle.layers),
-        "fp_gemm": 0,
-        "int8_attention": case.n_blocks,
-        "fp_attention": 0,
-    }
-    assert set(operands(manifest)) == set(case.bundle.operands)
+    assert manifest.claims == Claims(
+        int8_gemm=len(case.bundle.layers), fp_gemm=0, int8_attention=case.n_blocks, fp_attention=0
+    )
+    assert set(by_path(manifest.operands)) == set(case.bundle.operands)
     graph = onnx.load(case.files[target]).graph
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
-    for path, row in operands(manifest).items():
+    for path, row in by_path(manifest.operands).items():
         operand = case.bundle.operands[path]
         assert (row.role, row.bits, row.container) == (operand.role, case.bits, TARGETS[target].container)
         assert (row.qmin, row.qmax) == (int(operand.grid.qmin), int(operand.grid.qmax))
@@ -218,18 +218,18 @@ def test_a_factor_beside_the_scores_is_found_between_the_layers(vit4: Case, tmp_
 
 def test_an_operand_without_a_claim_and_a_float_product_are_problems(vit4: Case) -> None:
     manifest = vit4.manifests["onnx"]
-    missing = manifest | {"operands": [row for row in manifest["operands"] if row["path"] != Q]}
+    missing = structs.replace(manifest, operands=tuple(row for row in manifest.operands if row.path != Q))
     assert (
         f"{Q}: the reference has this operand, the file has no integers for it"
         in parity(vit4, "onnx", manifest=missing).problems()
     )
-    half = vit4.manifests["tensorrt-rtx"] | {"target": "onnx"}  # float16 Q/DQ is not fused there
+    half = structs.replace(vit4.manifests["tensorrt-rtx"], target="onnx")  # float16 Q/DQ is not fused there
     problems = parity(vit4, "tensorrt-rtx", manifest=half).problems()
     assert [p for p in problems if p.startswith("blocks.0.attn: claimed integer attention, ONNX Runtime runs ")]
 
 
 def test_a_product_that_the_file_lacks_is_refused(vit4: Case) -> None:
-    rows = operands(vit4.manifests["onnx"])
+    rows = by_path(vit4.manifests["onnx"].operands)
     pair = rows[Q], rows["blocks.0.attn.k"]
     with pytest.raises(ParityError, match="no product 'elsewhere'"):
         check_product(ir.load(vit4.files["onnx"]).graph, "elsewhere", pair, (torch.zeros(1), torch.zeros(1)))
@@ -245,7 +245,7 @@ def test_a_rebound_trace_is_a_trace(vit4: Case, tmp_path: Path) -> None:
     assert again is not None
     for target in GRAPHS:
         paths = tmp_path / "rebound.onnx", tmp_path / "traced.onnx"
-        found = [lowered(graph, TARGETS[target], {}) for graph in (again, marker_graph(other))]
+        found = [lowered(graph, TARGETS[target], None) for graph in (again, marker_graph(other))]
         for (graph, _), path in zip(found, paths, strict=True):
             save(graph, path)
         assert paths[0].read_bytes() == paths[1].read_bytes()
@@ -346,13 +346,13 @@ def test_a_bundle_for_onnx_alone_has_scales_that_tensorrt_lacks() -> None:
     bare = dataclasses.replace(other, operands={})
     assert attention_shapes(bare) == attention_shapes(other)
     with pytest.raises(EngineError, match="tensorrt-rtx"):
-        lowered(marker_graph(other), TARGETS["tensorrt-rtx"], {})
+        lowered(marker_graph(other), TARGETS["tensorrt-rtx"], None)
 
 
 # ---------------------------------------------------------------- engines
 
 
-def engine(case_file: Path, manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+def engine(case_file: Path, manifest: GraphManifest, folder: Path) -> EngineRecord:
     return build(
         case_file,
         manifest,
@@ -367,23 +367,23 @@ def engine(case_file: Path, manifest: dict[str, Any], folder: Path) -> dict[str,
 @needs_rtx
 def test_tensorrt_fuses_every_attention_in_int8(case: Case, tmp_path: Path) -> None:
     record = engine(case.files["tensorrt-rtx"], case.manifests["tensorrt-rtx"], tmp_path)
-    assert (record["problems"], record["unfused"]) == ([], [])
-    assert set(record["attention"].values()) == {"int8"}
-    plan = record["plan"]
-    assert (plan["int8_attention"], plan["fp_attention"]) == (case.n_blocks, 0)
-    assert (plan["int8_gemm"], plan["fp_gemm"]) == (len(case.bundle.layers), 0)
+    assert (record.problems, record.unfused) == ((), ())
+    assert set(record.attention.values()) == {"int8"}
+    plan = record.plan
+    assert (plan.int8_attention, plan.fp_attention) == (case.n_blocks, 0)
+    assert (plan.int8_gemm, plan.fp_gemm) == (len(case.bundle.layers), 0)
 
 
 @needs_rtx
 @pytest.mark.parametrize("name", TINIES)
 def test_tensorrt_fuses_every_attention_in_float16(name: str, tmp_path: Path) -> None:
     bundle, _ = bundle_of(TINIES[name](), attention="fp16")
-    graph, manifest = lowered(marker_graph(bundle), TARGETS["tensorrt-rtx"], {})
+    graph, manifest = lowered(marker_graph(bundle), TARGETS["tensorrt-rtx"], None)
     save(graph, tmp_path / "model.onnx")
     record = engine(tmp_path / "model.onnx", manifest, tmp_path)
-    assert (record["problems"], record["unfused"]) == ([], [])
-    assert set(record["attention"].values()) == {"fp"}
-    assert record["plan"]["int8_gemm"] == len(bundle.layers)
+    assert (record.problems, record.unfused) == ((), ())
+    assert set(record.attention.values()) == {"fp"}
+    assert record.plan.int8_gemm == len(bundle.layers)
 
 
 @needs_rtx
@@ -391,9 +391,9 @@ def test_a_lost_attention_is_told_block_by_block(vit4: Case, tmp_path: Path, mon
     """A float Clip in front of proj, as it stands everywhere else, costs TensorRT the fused kernel
     (docs/backends.md, "Narrowing")."""
     monkeypatch.setattr(qdq, "follows_int8_attention", lambda _marker: False)
-    graph, manifest = lowered(vit4.markers, TARGETS["tensorrt-rtx"], {})
+    graph, manifest = lowered(vit4.markers, TARGETS["tensorrt-rtx"], None)
     save(graph, tmp_path / "model.onnx")
-    problems = engine(tmp_path / "model.onnx", manifest, tmp_path)["problems"]
+    problems = engine(tmp_path / "model.onnx", manifest, tmp_path).problems
     for i in range(2):
         told = f"blocks.{i}.attn is claimed as fused INT8 attention and runs not fused: "
         assert any(p.startswith(told) for p in problems), problems

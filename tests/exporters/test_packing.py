@@ -81,7 +81,7 @@ def files(packed: tuple[Bundle, ir.Model], tmp_path_factory: pytest.TempPathFact
     folder, made = tmp_path_factory.mktemp("packed"), {}
     for target in BOTH:
         for pack in PACKS:
-            graph, manifest = lowered(packed[1], TARGETS[target], {}, pack=pack)
+            graph, manifest = lowered(packed[1], TARGETS[target], None, pack=pack)
             path = folder / f"{target}-{pack}.onnx"
             save(graph, path)
             made[target, pack] = path, manifest
@@ -102,16 +102,16 @@ def test_packed_integers_are_the_bundles(packed: tuple[Bundle, ir.Model], files:
     """Every layer with an even number of outputs lies in INT4; the heads of 5 classes stay int8."""
     path, manifest = files[target, "int4"]
     held = {t.name: t for t in tensors(path)}
-    for site in manifest["sites"]:
+    for site in manifest.sites:
         layer, tensor = packed[0].layers[site["path"]], held[site["weight"]]
         n, k = layer.weight_q.shape
         int4 = n % 2 == 0
-        assert (site["weight_container"], tensor.data_type) == (
+        assert (site.weight_container, tensor.data_type) == (
             ("int4", onnx.TensorProto.INT4) if int4 else ("int8", onnx.TensorProto.INT8)
         )
         assert len(tensor.raw_data) == (n * k // 2 if int4 else n * k)
         assert np.array_equal(numpy_helper.to_array(tensor).astype(np.int8), layer.weight_q.numpy().T)
-    assert {site["weight_container"] for site in manifest["sites"]} == {"int4", "int8"}
+    assert {site.weight_container for site in manifest.sites} == {"int4", "int8"}
 
 
 @pytest.mark.parametrize("target", BOTH)
@@ -184,8 +184,8 @@ def test_tensorrt_keeps_its_integer_products_and_adds_a_kernel_a_layer(files: An
     for pack in PACKS:
         path, manifest = files["tensorrt-rtx", pack]
         plans[pack] = summarize(compiled(build_engine(path, package="tensorrt_rtx", compute_capabilities=("8.9",))))
-        assert (plans[pack].int8_gemm, plans[pack].fp_gemm) == (len(manifest["sites"]), 0)
-    n_packed = sum(site["weight_container"] == "int4" for site in files["tensorrt-rtx", "int4"][1]["sites"])
+        assert (plans[pack].int8_gemm, plans[pack].fp_gemm) == (len(manifest.sites), 0)
+    n_packed = sum(site.weight_container == "int4" for site in files["tensorrt-rtx", "int4"][1]["sites"])
     assert plans["int4"].kernels - plans["int8"].kernels == n_packed
 
 
@@ -218,5 +218,5 @@ def test_codes_outside_int4_name_the_layer() -> None:
     outside = [path for path, layer in bundle.layers.items() if layer.weight_q.min() < -8 or layer.weight_q.max() > 7]
     first = next(path for path in outside if packable(len(bundle.layers[path].bias), 4))
     with pytest.raises(EngineError, match=rf"{first}: weight codes .* do not fit INT4") as caught:
-        lowered(marker_graph(bundle), TARGETS["onnx"], {}, pack="int4")
+        lowered(marker_graph(bundle), TARGETS["onnx"], None, pack="int4")
     assert "--pack int4" in caught.value.fix

@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from erq_export.contract.manifest import AttentionOperator
+from erq_export.contract.engine import PlanSummary
+from erq_export.contract.manifest import AttentionOperator, Claims, GraphManifest, Sizes
 from erq_export.exporters.tensorrt.build import claims_broken, unfused
 from erq_export.exporters.tensorrt.plan import (
     PlanLayer,
-    PlanSummary,
     Tensor,
     attention_by_operator,
     parse_plan,
@@ -168,11 +169,22 @@ def test_each_attention_says_what_computes_it() -> None:
     }
 
 
+def attentions(*operators: AttentionOperator) -> GraphManifest:
+    """A graph of these attentions and nothing else."""
+    return GraphManifest(
+        target="tensorrt-rtx",
+        opset=20,
+        claims=Claims(int8_gemm=0, fp_gemm=0, int8_attention=0, fp_attention=len(operators)),
+        bytes=Sizes(float32=0, int8=0, int4=0, written=0),
+        sites=(),
+        attention_operators=operators,
+    )
+
+
 @pytest.mark.parametrize("precision", ["fp", "int8"])
 def test_an_attention_that_is_not_fused_breaks_a_claim_of_int8_and_is_told_otherwise(precision: str) -> None:
     """Its products are GEMMs of the plan that no layer claims; they are not counted against the layers."""
-    rows = [operator.to_json() | {"precision": precision} for operator in (FUSED, APART)]
-    manifest = {"sites": [], "claims": {"int8_gemm": 0, "fp_gemm": 0}, "attention_operators": rows}
+    manifest = attentions(*(structs.replace(operator, precision=precision) for operator in (FUSED, APART)))
     attention = attention_by_operator(PLAN, (FUSED, APART))
     problems, told = claims_broken(manifest, PLAN, {}, attention), unfused(manifest, attention)
     if precision == "fp":
@@ -186,8 +198,7 @@ def test_an_attention_that_is_not_fused_breaks_a_claim_of_int8_and_is_told_other
 
 
 def test_a_gemm_or_an_attention_that_nothing_claims_is_counted() -> None:
-    rows = [FUSED.to_json()]
-    manifest = {"sites": [], "claims": {"int8_gemm": 0, "fp_gemm": 0}, "attention_operators": rows}
+    manifest = attentions(FUSED)
     problems = claims_broken(manifest, PLAN, {}, attention_by_operator(PLAN, (FUSED,)))
     assert problems == [
         "the graph claims 0 INT8 GEMMs, the plan has 1",

@@ -1,6 +1,5 @@
 """The way from the published scheme to what is deployed: one choice a row, and the ends are what they are called."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from erq_export.calibrate.loop import calibrate
 from erq_export.calibrate.published.papers import PAPERS, published
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import SpecError
+from erq_export.contract.records import read
+from erq_export.contract.report import Report
 from erq_export.contract.spec import Bits
 from erq_export.data.calibration_set import calibration_set
 from erq_export.data.digits import Digits
@@ -99,18 +100,19 @@ def priced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_price_of_the_demo_ends_at_the_deployed_bundle(priced: Path) -> None:
     """Same seed, same images: the last row's figures are the run's own, bit for bit."""
-    report = json.loads((priced / "report.json").read_text())
-    rows = report["price"]
-    assert rows[0]["change"] == "the published scheme (icml)"
-    assert rows[-1]["top1"]["all"] == [report["accuracy"]["top1"]["reference"]]
-    assert rows[-1]["layer_error"]["all"] == [layer_error(Bundle.load(priced / "bundle"))]
-    assert all(row["logits_error"]["mean"] > 0 for row in rows)
+    report = read(Report, priced / "report.json")
+    rows, accuracy = report.price, report.accuracy
+    assert accuracy is not None
+    assert rows[0].change == "the published scheme (icml)"
+    assert rows[-1].top1.all == (accuracy.reference_top1,)
+    assert rows[-1].layer_error.all == (layer_error(Bundle.load(priced / "bundle")),)
+    assert all(row.logits_error.mean > 0 for row in rows)
     # Every choice changes something, but ONNX Runtime's rules: the demo's ranges hold 0, and its scales need not be exact.
-    errors = {row["change"]: row["logits_error"]["mean"] for row in rows if not row["change"].startswith("scales")}
+    errors = {row.change: row.logits_error.mean for row in rows if not row.change.startswith("scales")}
     assert len(set(errors.values())) == len(rows) - 1
-    assert rows[-1]["layer_error"]["mean"] < rows[0]["layer_error"]["mean"]
+    assert rows[-1].layer_error.mean < rows[0].layer_error.mean
     assert Bundle.load(priced / "bundle").operands == {}
-    assert {"onnx"} == set(report["targets"])
+    assert {"onnx"} == set(report.targets)
     assert not (priced / "reference").exists()
 
 
@@ -150,11 +152,12 @@ def test_reference_alone_is_measured_and_exports_nothing(erq: Erq, tmp_path: Pat
     assert {name: spec.options[name] for name in PAPERS["tpami"].options} == PAPERS["tpami"].options
     assert (spec.options["flips"], spec.options["ridge"]) == (7, 100.0)  # what was typed, and the demo's own
     assert {p.name for p in out.iterdir()} - {"report.svg"} == {"run.json", "bundle", "report.json", "report.md"}
-    report = json.loads((out / "report.json").read_text())
-    assert set(report["accuracy"]["top1"]) == {"float", "reference"}
-    assert report["accuracy"]["top1"]["reference"] > 80
-    assert (report["targets"], report["price"]) == ({}, [])
-    assert [row["method"] for row in report["comparison"]] == ["rtn", "erq"]
+    report = read(Report, out / "report.json")
+    assert report.accuracy is not None
+    assert report.accuracy.graphs == {}
+    assert report.accuracy.reference_top1 > 80
+    assert (report.targets, report.price) == ({}, ())
+    assert [row.method for row in report.comparison] == ["rtn", "erq"]
     assert "simulated in PyTorch; no graph was written" in said
     for command in (["validate", out], ["inspect", out]):
         assert erq(*command)[0] == 0

@@ -17,10 +17,12 @@ from tiny_vit import calibrated_bundle, random_images, tiny_spec
 from torch import nn
 
 from erq_export.backends.tensorrt import available
+from erq_export.calibrate.known_ranges import KnownRanges
 from erq_export.calibrate.ranges import input_grids
 from erq_export.calibrate.setting import Setting
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import SpecError
+from erq_export.contract.manifest import Claims, GraphManifest
 from erq_export.contract.sites import Site, Stage
 from erq_export.contract.spec import ModelSpec
 from erq_export.contract.targets import TARGETS
@@ -125,7 +127,7 @@ def change_by_folding(loaded: Loaded, stages: tuple[Stage, ...]) -> float:
     x = images(4).pixels
     before, hidden = loaded.model(x), [x]
     for stage in stages:
-        input_grids(loaded.model, stage, hidden, Setting.of(tiny_spec()))
+        input_grids(loaded.model, stage, hidden, Setting.of(tiny_spec()), KnownRanges())
         hidden = [stage.forward(h) for h in hidden]
     return float((loaded.model(x) - before).abs().max() / before.abs().max())
 
@@ -163,7 +165,7 @@ class Exported:
     bundle: Bundle
     markers: ir.Model
     files: dict[str, Path]
-    manifests: dict[str, dict[str, Any]]
+    manifests: dict[str, GraphManifest]
 
 
 def exported(folder: Path, args: dict[str, Any]) -> Exported:
@@ -171,7 +173,7 @@ def exported(folder: Path, args: dict[str, Any]) -> Exported:
     bundle = calibrated_bundle(loaded, images(), tiny_spec(targets=GRAPHS))
     markers, files, manifests = marker_graph(bundle), {}, {}
     for target in GRAPHS:
-        graph, manifests[target] = lowered(markers, TARGETS[target], {})
+        graph, manifests[target] = lowered(markers, TARGETS[target], None)
         files[target] = folder / f"{target}.onnx"
         save(graph, files[target])
     return Exported(loaded, bundle, markers, files, manifests)
@@ -222,8 +224,8 @@ def test_position_bias_and_mask_are_one_constant_per_block(plain: Exported, targ
     biases = [constants.get(n.input[1]) for n in graph.node if n.op_type == "Add" and n.input[0] in product]
     heads = [dims[1] for dims in biases if dims is not None and len(dims) == 4]
     assert heads == [2, 16 * 2, 4, 4 * 4]
-    claims = {"int8_gemm": len(SWIN_LAYERS), "fp_gemm": 0, "int8_attention": 0, "fp_attention": 4}
-    assert plain.manifests[target]["claims"] == claims
+    claims = Claims(int8_gemm=len(SWIN_LAYERS), fp_gemm=0, int8_attention=0, fp_attention=4)
+    assert plain.manifests[target].claims == claims
 
 
 @pytest.mark.parametrize("target", GRAPHS)
@@ -272,7 +274,7 @@ def test_a_trace_rebound_to_its_own_bundle_gives_the_same_bytes(plain: Exported,
     again = rebound(plain.markers, plain.bundle)
     assert again is not None
     for target in GRAPHS:
-        save(lowered(again, TARGETS[target], {})[0], tmp_path / "rebound.onnx")
+        save(lowered(again, TARGETS[target], None)[0], tmp_path / "rebound.onnx")
         assert (tmp_path / "rebound.onnx").read_bytes() == plain.files[target].read_bytes()
 
 
@@ -287,8 +289,8 @@ def test_tensorrt_multiplies_every_layer_in_int8_and_fuses_every_attention(swin:
         batch=(1, 8, 32),
         on_progress=None,
     )
-    assert record["problems"] == []
-    assert (record["plan"]["int8_gemm"], record["plan"]["fp_attention"]) == (len(SWIN_LAYERS), 4)
+    assert record.problems == ()
+    assert (record.plan.int8_gemm, record.plan.fp_attention) == (len(SWIN_LAYERS), 4)
 
 
 def test_patch_tokens_in_rows_and_columns_are_the_convolution() -> None:

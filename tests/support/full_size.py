@@ -8,7 +8,7 @@ of two images. Values do not change what a graph is made of, so one trace serves
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from asked import asked
+from msgspec import structs
 from torch import Tensor, nn
 
 from erq_export.backends.tensorrt import Engine, available, build_engine
@@ -26,7 +27,7 @@ from erq_export.calibrate.operands import softmax_grid
 from erq_export.calibrate.setting import Setting
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.bundle import Bundle, DataFingerprint
-from erq_export.contract.manifest import attention as operators_of
+from erq_export.contract.manifest import Claims, GraphManifest
 from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand
 from erq_export.contract.sites import OperandSite, Site
 from erq_export.contract.spec import ModelSpec, Quantization
@@ -70,7 +71,7 @@ class File:
     """One target's graph at some bits, with everything that it is compared with."""
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: GraphManifest
     bundle: Bundle
 
 
@@ -164,7 +165,7 @@ class FullSize:
             bundle = self.bundle(bits, attention=attention)
             markers = rebound(self.markers(attention), bundle)
             assert markers is not None
-            graph, manifest = lowered(markers, named(target), {"bits": bits})
+            graph, manifest = lowered(markers, named(target), None)
             path = self.folder / f"{self.name}-{bits}-{attention}-{target}.onnx"
             save(graph, path)
             self.files[key] = File(path, manifest, bundle)
@@ -184,7 +185,7 @@ def golden(model: str, attention: str) -> Path:
 
 def golden_text(model: str, attention: str, engine: Engine) -> str:
     """What the builder compiled: who said so, the counts, one line per kernel."""
-    counts = " ".join(f"{name}={n}" for name, n in asdict(summarize(compiled(engine))).items())
+    counts = " ".join(f"{name}={n}" for name, n in structs.asdict(summarize(compiled(engine))).items())
     head = f"{model} {GOLDEN_BITS}, attention {attention}, tensorrt_rtx {engine.version}, for {', '.join(CAPABILITIES)}"
     return f"# {head}\n# {counts}\n{plan_text(compiled(engine))}"
 
@@ -203,8 +204,7 @@ def check_layers(model: FullSize, bits: str, target: str, *, n_layers: int, n_at
     assert report.problems() == []
     assert len(report.layers) == report.weights.n_layers == n_layers
     assert sum(layer.codes.mismatches + layer.accumulators.mismatches for layer in report.layers) == 0
-    claims = {"int8_gemm": n_layers, "fp_gemm": 0, "int8_attention": 0, "fp_attention": n_attentions}
-    assert file.manifest["claims"] == claims
+    assert file.manifest.claims == Claims(int8_gemm=n_layers, fp_gemm=0, int8_attention=0, fp_attention=n_attentions)
     if target == "onnx":
         assert set(report.executed.values()) <= INTEGER_GEMMS
         assert sum(n for op, n in report.ops.items() if op in INTEGER_GEMMS) == n_layers
@@ -225,7 +225,7 @@ def check_plan(model: FullSize, attention: str, *, n_layers: int, n_attentions: 
     """Every claimed layer is an INT8 GEMM of the plan, nothing else is multiplied but one fused attention a block."""
     layers = compiled(model.engine(attention=attention))
     manifest = model.file(GOLDEN_BITS, "tensorrt-rtx", attention=attention).manifest
-    fused = attention_by_operator(layers, operators_of(manifest))
+    fused = attention_by_operator(layers, manifest.attention_operators)
     assert claims_broken(manifest, layers, precision_by_node(layers), fused) == []
     assert unfused(manifest, fused) == []
     plan, precision = summarize(layers), "fp" if attention == "fp16" else "int8"

@@ -23,6 +23,7 @@ from erq_export.contract.formats.affine import (
     snap_to_ratio,
     symmetric_grid,
 )
+from erq_export.contract.manifest import GraphManifest
 from erq_export.contract.part import install
 from erq_export.contract.quantized import QuantizedLayer
 from erq_export.contract.targets import named
@@ -103,7 +104,7 @@ class Exported:
     reference: nn.Module
     layers: dict[str, QuantizedLayer]
     path: Path
-    manifest: dict[str, Any]
+    manifest: GraphManifest
 
 
 def exported(folder: Path, *targets: str) -> dict[str, Exported]:
@@ -123,7 +124,7 @@ def lower_to(
     name_by_module(markers)
     files = {}
     for target in targets:
-        graph, manifest = lowered(markers, named(target), {})
+        graph, manifest = lowered(markers, named(target), None)
         path = folder / f"{target}.onnx"
         save(graph, path)
         files[target] = Exported(model, layers, path, manifest)

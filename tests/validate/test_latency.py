@@ -1,6 +1,5 @@
 """Latency with a clock of our own: what is timed, in which order, and what a drifting machine changes."""
 
-import json
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -11,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from erq_export.validate.latency import LEAST_ROUNDS, Latency, measure_latency, ratio, timing
+from erq_export.contract.records import decode, encode
+from erq_export.contract.report import Latency
+from erq_export.validate.latency import LEAST_ROUNDS, measure_latency, ratio, timing
 
 PIXELS = torch.zeros(4, 3, 2, 2)
 MS = 2.0**-10  # a binary "millisecond": the clock below then adds without rounding
@@ -101,16 +102,15 @@ def test_names_must_differ() -> None:
         measure_latency(twins, PIXELS, threads=1)
 
 
-def test_json_has_each_figure_by_runner_and_the_last_runners_ratio() -> None:
+def test_each_runner_has_its_times_and_all_but_the_first_a_ratio_and_a_file_keeps_them() -> None:
     bench = Bench()
     runners = [bench.runner(name, lambda _, ms=ms: ms * MS) for name, ms in (("a", 4), ("b", 2), ("c", 1))]
     found = measure_latency(runners, PIXELS, threads=3, rounds=10, clock=bench.clock)
-    data = json.loads(json.dumps(found.to_json()))
-    assert list(data["p50_ms"]) == ["a", "b", "c"]
-    assert {name: r["median"] for name, r in data["ratios"].items()} == {"b": 2, "c": 4}
-    assert data["ratio"] == data["ratios"]["c"]
-    assert (data["threads"], data["batch"], data["rounds"]) == (3, 4, 10)
-    assert data["processor"]
+    assert decode(Latency, encode(found), source="latency") == found
+    assert list(found.timings) == ["a", "b", "c"]
+    assert {name: r.median for name, r in found.ratios.items()} == {"b": 2, "c": 4}
+    assert (found.threads, found.batch, found.rounds) == (3, 4, 10)
+    assert found.processor
 
 
 def test_progress_counts_rounds() -> None:

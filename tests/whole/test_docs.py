@@ -1,6 +1,5 @@
 """Every command in README and docs does what it says, in order, in one folder."""
 
-import json
 import os
 import re
 import subprocess
@@ -12,6 +11,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from erq_export.contract.records import read
+from erq_export.contract.report import Report
 from erq_export.models.names import architecture
 
 ROOT = Path(__file__).parents[2]
@@ -64,11 +65,13 @@ def test_every_command_of_the_page_runs(page: Path, folder: Path) -> None:
 @pytest.mark.slow
 def test_the_full_size_model_went_the_whole_way(folder: Path) -> None:
     """What the README's vit_s command left: 50 integer layers compiled, 12 attentions fused, the costs of every stage."""
-    report = json.loads((folder / "out" / "vit_s" / "report.json").read_text())
-    assert report["headline"][0].startswith("Random weights")
-    assert report["problems"] == []
-    plan = report["targets"]["tensorrt-rtx"]["engine"]["plan"]
-    assert (plan["int8_gemm"], plan["fp_gemm"], plan["int8_attention"] + plan["fp_attention"]) == (50, 0, 12)
-    costs = {s["name"]: (s["wall_s"], s["peak_mib"]) for s in report["stages"]}
+    report = read(Report, folder / "out" / "vit_s" / "report.json")
+    assert report.headline[0].startswith("Random weights")
+    assert report.problems == ()
+    engine = report.targets["tensorrt-rtx"].engine
+    assert engine is not None
+    plan = engine.plan
+    assert (plan.int8_gemm, plan.fp_gemm, plan.int8_attention + plan.fp_attention) == (50, 0, 12)
+    costs = {s.name: (s.wall_s, s.peak_mib) for s in report.stages}
     assert {"load", "calibrate", "export", "build tensorrt-rtx", "parity"} <= set(costs)
     sys.stdout.write("\n".join(f"{name}: {wall:.1f} s, {mib:.0f} MiB" for name, (wall, mib) in costs.items()) + "\n")

@@ -4,8 +4,6 @@ Letters:  x the operand that the reference computes;  c its codes less the zero 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -14,50 +12,15 @@ from torch import Tensor
 from erq_export.backends.onnxruntime import run, run_one, session
 from erq_export.contract.errors import ParityError
 from erq_export.contract.manifest import AttentionOperator, LoweredOperand
+from erq_export.contract.parity import AccumulatorParity, OperandParity, ProductParity
 from erq_export.contract.quantized import QuantOperand
 
 from ..metrics.distance import ROUNDING, relative_l2
 from .executed import GEMMS, optimized_session
-from .layers import EXACT, AccumulatorParity, CodeParity, as_fed, check_codes
+from .layers import EXACT, as_fed, check_codes
 from .pieces import codes_to_product, cut, is_half, serialized
 
 HALF_ROUNDING = 2.0**-11  # float16's unit roundoff: x̂ is a code times a scale, rounded once
-
-
-@dataclass(frozen=True, kw_only=True)
-class OperandParity:
-    """One operand: its codes, and how far x̂ is from the reference's."""
-
-    path: str
-    codes: CodeParity
-    relative_l2: float
-    limit: float
-
-    def problems(self) -> list[str]:
-        found = self.codes.problems(self.path)
-        if not self.relative_l2 <= self.limit:
-            found.append(
-                f"{self.path}: same operand, off by {self.relative_l2:.1e} behind its dequantizer (relative L2); "
-                f"{self.limit:.0e} would be rounding"
-            )
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProductParity:
-    """One product of attention on the reference's codes: its sums, and the operator that made them."""
-
-    path: str
-    sums: AccumulatorParity
-    kernel: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def problems(self) -> list[str]:
-        if not self.sums.mismatches:
-            return []
-        return [f"{self.path}: {self.sums.mismatches} of {self.sums.n} integer sums are not Σ c·c′ ({self.kernel} ran)"]
 
 
 @torch.no_grad()

@@ -9,43 +9,19 @@ floor is far above.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import onnx_ir as ir
 from torch import Tensor, nn
 
 from erq_export.backends.onnxruntime import run, session
 from erq_export.contract.manifest import Quantized
+from erq_export.contract.parity import FloatParity
 
 from ..metrics.distance import ROUNDING, relative_l2
 from .pieces import cut, is_half, serialized
 from .teacher import teach
 
 HALF_ROUNDING = 5e-3  # float16: each sum of the residual stream rounds by 2⁻¹¹, the softmax by that times a logit
-
-
-@dataclass(frozen=True, kw_only=True)
-class FloatParity:
-    """‖Δx‖/‖x‖ of the input that each layer would get if all layers before it were exact, and of the logits."""
-
-    relative_l2: dict[str, float]
-    limit: float
-
-    @property
-    def worst(self) -> float:
-        return max(self.relative_l2.values(), default=0.0)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def problems(self) -> list[str]:
-        return [
-            f"{name}: with equal layers before it, what reaches it is off by {error:.1e} (relative L2); "
-            f"{self.limit:.0e} would be rounding"
-            for name, error in self.relative_l2.items()
-            if not error <= self.limit
-        ]
 
 
 def check_float(reference: nn.Module, graph: ir.Graph, claimed: Mapping[str, Quantized], pixels: Tensor) -> FloatParity:

@@ -6,97 +6,32 @@ floor.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 from torch import Tensor, nn
 
-from erq_export.contract.manifest import attention, operands, sites
+from erq_export.contract.manifest import GraphManifest, by_path
+from erq_export.contract.parity import LayerParity, ParityReport
 from erq_export.contract.quantized import QuantizedLayer, QuantLinear, QuantOperand, quant_linears, quant_operands
 from erq_export.contract.targets import named
 
 from ..runners import OnnxRuntimeRunner
-from .attention import AttentionCheck, OperandParity, ProductParity
-from .between import FloatParity, check_float
-from .executed import INTEGER_GEMMS, count_ops, gemm_by_layer, is_integer, optimized_session, products_by_attention
-from .layers import LayerParity, check_layer
-from .model import DRAWS, FACTOR, FLOAT_E, HALF_E, ModelParity, check_model
+from .attention import AttentionCheck
+from .between import check_float
+from .executed import count_ops, gemm_by_layer, optimized_session, products_by_attention
+from .layers import check_layer
+from .model import DRAWS, FACTOR, FLOAT_E, HALF_E, check_model
 from .teacher import teach
-from .weights import WeightParity, check_weights
+from .weights import check_weights
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParityReport:
-    """All levels. `executed`: what multiplies each layer in ONNX Runtime, `attention`: both products of every attention
-    claimed integer; empty where the graph is for another."""
-
-    target: str
-    n_images: int
-    weights: WeightParity
-    layers: tuple[LayerParity, ...]
-    operands: tuple[OperandParity, ...]
-    products: tuple[ProductParity, ...]
-    missing_operands: tuple[str, ...]  # of the reference, that the file does not have
-    between: FloatParity
-    model: ModelParity
-    executed: dict[str, str]
-    attention: dict[str, str]
-    ops: dict[str, int]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"model": self.model.to_json(), "problems": self.problems()}
-
-    def problems(self) -> list[str]:
-        """What is not as claimed, in plain words; empty when all is."""
-        return [
-            *self.weights.problems(),
-            *(
-                f"{path}: the reference has this operand, the file has no integers for it"
-                for path in self.missing_operands
-            ),
-            *(problem for layer in self.layers for problem in layer.problems()),
-            *(problem for operand in self.operands for problem in operand.problems()),
-            *(problem for product in self.products for problem in product.problems()),
-            *(
-                f"{path}: claimed integer, ONNX Runtime multiplies it in float ({op})"
-                for path, op in self.executed.items()
-                if op not in INTEGER_GEMMS
-            ),
-            *(
-                f"{path}: claimed integer attention, ONNX Runtime runs {products}"
-                for path, products in self.attention.items()
-                if not is_integer(products)
-            ),
-            *self.between.problems(),
-            *self.model.problems(),
-        ]
-
-    def says(self) -> str:
-        """The report in one sentence, with its figures."""
-        all_codes = [*(layer.codes for layer in self.layers), *(operand.codes for operand in self.operands)]
-        all_sums = [*(layer.accumulators for layer in self.layers), *(product.sums for product in self.products)]
-        codes, wrong_codes = sum(c.n for c in all_codes), sum(c.mismatches for c in all_codes)
-        sums, wrong_sums = sum(s.n for s in all_sums), sum(s.mismatches for s in all_sums)
-        operands = f", {len(self.operands)} operands of attention" if self.operands else ""
-        worst = max((layer.output.relative_l2 for layer in self.layers), default=0.0)
-        model = self.model
-        return (
-            f"against the fake-quant reference on {self.n_images} images and {len(self.layers)} layers{operands}, same inputs: "
-            f"{wrong_codes} of {codes} activation codes and {wrong_sums} of {sums} integer sums differ, layer outputs "
-            f"by at most {worst:.0e}, float operators by at most {self.between.worst:.0e}; whole model "
-            f"{model.relative_l2:.1e} beside a noise floor of {model.floor.relative_l2:.1e}, same class on "
-            f"{model.top1_agreement:.0%}."
-        )
 
 
 def check_parity(
     reference: nn.Module,
     path: Path,
-    manifest: Mapping[str, Any],
+    manifest: GraphManifest,
     bundle_layers: Mapping[str, QuantizedLayer],
     pixels: Tensor,
     *,
@@ -113,11 +48,11 @@ def check_parity(
     MachineError, or ParityError where file and manifest do not belong together; what merely differs is in the report.
     """
     runner = OnnxRuntimeRunner(path, threads=threads)
-    graph, claimed, claimed_operands = ir.load(path).graph, sites(manifest), operands(manifest)
+    graph, claimed, claimed_operands = ir.load(path).graph, by_path(manifest.sites), by_path(manifest.operands)
     modules = quant_linears(reference.cpu()) | quant_operands(reference)
     layers: list[LayerParity] = []
-    target = named(manifest["target"])
-    integer = [operator for operator in attention(manifest) if operator.precision == "int8"]
+    target = named(manifest.target)
+    integer = [operator for operator in manifest.attention_operators if operator.precision == "int8"]
     deployed_here = target.package is None  # elsewhere ONNX Runtime multiplies floats, whose sums prove nothing
     inner = AttentionCheck(graph, integer if deployed_here else [], claimed_operands)
 

@@ -9,9 +9,9 @@ from typing import Any
 import onnx
 
 from erq_export.backends.onnxruntime import session
-from erq_export.contract.manifest import AttentionOperator, LoweredSite, sites
+from erq_export.contract.manifest import AttentionOperator, GraphManifest, LoweredSite, by_path
+from erq_export.contract.parity import INTEGER_GEMMS
 
-INTEGER_GEMMS = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm"})
 FLOAT_GEMMS = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulNBits"})
 GEMMS = INTEGER_GEMMS | FLOAT_GEMMS
 UNKNOWN = "unknown"
@@ -34,9 +34,9 @@ def count_ops(nodes: Sequence[Any]) -> dict[str, int]:
     return dict(Counter(node.op_type for node in nodes).most_common())
 
 
-def float_matmuls_among_sites(path: Path, manifest: Mapping[str, Any]) -> list[str]:
+def float_matmuls_among_sites(path: Path, manifest: GraphManifest) -> list[str]:
     """The layers that the manifest claims to be integer and that ONNX Runtime does not multiply in integers."""
-    executed = gemm_by_layer(optimized_session(path)[1], sites(manifest))
+    executed = gemm_by_layer(optimized_session(path)[1], by_path(manifest.sites))
     return [name for name, op in executed.items() if op not in INTEGER_GEMMS]
 
 
@@ -44,11 +44,6 @@ def products_by_attention(nodes: Sequence[Any], operators: Sequence[AttentionOpe
     """The operators of q kᵀ and of P v, joined by "+", for every attention operator by its path."""
     named = {node.name: node.op_type for node in nodes if node.op_type in GEMMS}
     return {o.path: f"{named.get(o.scores, UNKNOWN)}+{named.get(o.context, UNKNOWN)}" for o in operators}
-
-
-def is_integer(products: str) -> bool:
-    """Are both products of an attention integer ones?"""
-    return all(op in INTEGER_GEMMS for op in products.split("+"))
 
 
 def gemm_by_layer(nodes: Sequence[Any], claimed: Mapping[str, LoweredSite]) -> dict[str, str]:

@@ -5,9 +5,6 @@ Letters:  x (…, k) the input that the reference's layer gets;  q (…, k) its 
 The input is rounded to the type that the file has there before either side sees it.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import onnx_ir as ir
 import torch
 from torch import Tensor
@@ -15,6 +12,7 @@ from torch import Tensor
 from erq_export.backends.onnxruntime import run_one, session
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.manifest import LoweredSite, Quantized
+from erq_export.contract.parity import AccumulatorParity, CodeParity, LayerParity, OutputParity
 from erq_export.contract.quantized import QuantLinear
 
 from ..metrics.distance import ROUNDING, relative_l2, relative_max
@@ -23,73 +21,6 @@ from .pieces import codes_piece, is_half, layer_piece, serialized, unit_piece
 
 HALF_ROUNDING = 2e-3  # float16 has unit roundoff 2⁻¹¹ ≈ 5e-4; x̂, the product, its ratio and the sum each round once
 EXACT = 2.0**24  # float32 holds every integer up to here
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodeParity:
-    """Quantizer, same input: n codes compared; `mismatches` differ, by at most `max_lsb`."""
-
-    n: int
-    mismatches: int
-    max_lsb: int
-
-    @property
-    def share(self) -> float:
-        return self.mismatches / self.n
-
-    def problems(self, path: str) -> list[str]:
-        if not self.mismatches:
-            return []
-        return [
-            f"{path}: {self.mismatches} of {self.n} input codes ({self.share:.2%}) are not those of the calibrated "
-            f"grid, by up to {self.max_lsb} LSB"
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AccumulatorParity:
-    """n sums compared with exact integer ones. `beyond` others have Σ|q·w| > 2²⁴, where float32 proves nothing."""
-
-    n: int
-    mismatches: int
-    beyond: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputParity:
-    """‖Δy‖/‖y‖ and max|Δy|/max|y| of the layer's output; what is allowed of the first; the operator that multiplied."""
-
-    relative_l2: float
-    relative_max: float
-    limit: float
-    kernel: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerParity:
-    """All that is known of one layer."""
-
-    path: str
-    codes: CodeParity
-    accumulators: AccumulatorParity
-    output: OutputParity
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def problems(self) -> list[str]:
-        sums, output = self.accumulators, self.output
-        found = self.codes.problems(self.path)
-        if sums.mismatches:
-            found.append(
-                f"{self.path}: {sums.mismatches} of {sums.n} integer sums are not Σ q·w ({output.kernel} computed them)"
-            )
-        if not output.relative_l2 <= output.limit:
-            found.append(
-                f"{self.path}: same input, output off by {output.relative_l2:.1e} (relative L2); {output.limit:.0e} "
-                f"would be rounding"
-            )
-        return found
 
 
 @torch.no_grad()

@@ -14,13 +14,12 @@ those of 8-bit images do, and the floor would be 0. Rounding happens before ever
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from erq_export.contract.parity import ModelParity, NoiseFloor
 from erq_export.contract.quantized import quant_linears, quant_operands
 
 from ..metrics.distance import ROUNDING, relative_l2
@@ -30,43 +29,6 @@ FACTOR = 3.0  # of the floor: error / floor was about 1 and at most 1.9 in 240 b
 DRAWS = 5
 FLOAT_E, HALF_E = 1e-6, 2.0**-11  # what stands between two layers adds up to about 1e-7 in float32, 3e-4 in float16
 LARGEST_E = 1e-2
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseFloor:
-    """The reference against itself: median, all draws, and the smallest e tried that changes anything."""
-
-    relative_l2: float
-    draws: tuple[float, ...]
-    perturbation: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelParity:
-    """Logits error of a runner on n_images, the share with the same top-1 class, and the noise floor beside it."""
-
-    runner: str
-    n_images: int
-    relative_l2: float
-    top1_agreement: float
-    floor: NoiseFloor
-    factor: float
-
-    @property
-    def limit(self) -> float:
-        return max(ROUNDING, self.factor * self.floor.relative_l2)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"limit": self.limit}
-
-    def problems(self) -> list[str]:
-        if self.relative_l2 <= self.limit:
-            return []
-        return [
-            f"{self.runner}: logits off by {self.relative_l2:.1e} (relative L2) on {self.n_images} images; "
-            f"{self.limit:.1e} is allowed, {self.factor:g} times what the reference itself moves when its layers' "
-            f"inputs tremble by {self.floor.perturbation:.0e}"
-        ]
 
 
 @contextmanager
@@ -125,13 +87,15 @@ def check_model(
     """Level 3 of docs/backends.md, "Parity": the runner's logits against the reference's, with the reference's own
     noise floor."""
     want, got = _runner(reference).logits(pixels), runner.logits(pixels)  # (B, n)
+    floor = noise_floor(reference, pixels, want, start=start, draws=draws, seed=seed)
     return ModelParity(
         runner=runner.name,
         n_images=len(pixels),
         relative_l2=relative_l2(got, want),
         top1_agreement=float((got.argmax(1) == want.argmax(1)).double().mean()),
-        floor=noise_floor(reference, pixels, want, start=start, draws=draws, seed=seed),
+        floor=floor,
         factor=factor,
+        limit=max(ROUNDING, factor * floor.relative_l2),
     )
 
 

@@ -4,14 +4,13 @@ Letters:  W (n, k) a layer's weight;  the file holds it as (k, n)
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from erq_export.contract.manifest import LoweredSite
+from erq_export.contract.parity import WeightParity
 from erq_export.contract.quantized import QuantizedLayer
 
 from .pieces import FLOATS, array_of
@@ -20,27 +19,6 @@ from .pieces import FLOATS, array_of
 # 4 bits at about 0.1: so the float weight is found too, not only its dequantized copy.
 COPY = 0.5
 INTEGERS = (ir.DataType.INT8, ir.DataType.INT4)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightParity:
-    """`different`: how many integers of a layer differ, all where type or shape do; `float_copies`: tensor → layer."""
-
-    n_layers: int
-    n_integers: int
-    different: dict[str, int]
-    missing: tuple[str, ...]  # layers of the bundle that the file does not have
-    float_copies: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def problems(self) -> list[str]:
-        return [
-            *(f"{path}: the bundle has this layer, the file has no integers for it" for path in self.missing),
-            *(f"{path}: {n} weight integers in the file are not the bundle's" for path, n in self.different.items()),
-            *(f"{path}: the file holds its weight in float too, as {name}" for name, path in self.float_copies.items()),
-        ]
 
 
 def check_weights(

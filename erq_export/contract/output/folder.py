@@ -1,6 +1,5 @@
 """The output folder: what lies where in it, and the right to write it."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -62,27 +61,15 @@ class OutputFolder:
         """The graph's size as written, tensors beside the file included."""
         return sum(path.stat().st_size for path in self.target(name).glob("model.onnx*"))
 
-    def read_manifest(self, name: str) -> dict[str, Any]:
-        """What a target's graph claims."""
-        return _read_json(self.target(name) / "manifest.json")
-
     def engine(self, name: str) -> Path:
         return self.target(name) / "engine"
 
     def has_engine(self, name: str) -> bool:
         return (self.engine(name) / "engine.json").exists()
 
-    def read_engine(self, name: str) -> dict[str, Any]:
-        """What was compiled, and what it runs differently from the claims."""
-        return _read_json(self.engine(name) / "engine.json")
-
     @property
     def report(self) -> Path:
         return self.path / "report.json"
-
-    def read_report(self) -> dict[str, Any]:
-        """What the run found."""
-        return _read_json(self.report)
 
     def read_run_manifest(self) -> RunManifest:
         """What the run was, and which files are its own. DataError where the folder holds no run."""
@@ -219,11 +206,3 @@ class OutputFolder:
             if found := [name for name in planned if in_the_way(root, name, owned)]:
                 raise not_ours(self.path, found)
             check_changeable(self.path, root, [file.path for file in going], planned)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise OutputError(f"cannot read {path}: {e}", fix=FINISHED) from e
-    return data

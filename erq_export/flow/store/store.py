@@ -25,6 +25,10 @@ Make = Callable[[Work], None]
 _TRIES = 3  # as the store is, mended, and with the shelf only read
 
 
+class _Absent(Exception):
+    """Nobody has made it."""
+
+
 def silent(_: str) -> None:
     """Say nothing."""
 
@@ -103,6 +107,17 @@ class Store:
                 self._keep_within_limit()
             return entry
         return self._fetch_unkept(kind, key, make, description, older=None)
+
+    def find(self, kind: str, key: str) -> Entry | None:
+        """The artifact `key` if it is kept, checked as `fetch` checks it; None where it is not."""
+
+        def absent(_work: Work) -> None:
+            raise _Absent
+
+        try:
+            return self.fetch(kind, key, absent, description=f"a {kind}")
+        except _Absent:
+            return None
 
     def read(self, kind: str, key: str, make: Make, reader: Callable[[Path], T], *, description: str) -> T:
         """`reader(folder)` of the artifact, as `fetch` gives it; fetched once more where the store was deleted meanwhile."""

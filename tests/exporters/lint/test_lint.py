@@ -172,7 +172,7 @@ def test_nothing_is_found_in_our_own_graphs(
     bundle = calibrated_bundle(architecture(), random_images(size=size), spec)
     markers = marker_graph(bundle)
     for target in deployable(TARGETS):
-        save(lowered(markers, TARGETS[target], {})[0], tmp_path / "graph.onnx")
+        save(lowered(markers, TARGETS[target], None)[0], tmp_path / "graph.onnx")
         assert check(tmp_path / "graph.onnx", target).findings == ()
 
 

@@ -1,0 +1,15 @@
+"""`erq-export schemas DIR`: the JSON schema of every file that is written or read."""
+
+from pathlib import Path
+
+import rich_click as click
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=Path)
+def schemas(folder: Path) -> None:
+    """Write the JSON schema of every record that is a file into DIR (docs/schemas holds those of this version)."""
+    from erq_export.flow.records import write_schemas
+
+    for path in write_schemas(folder):
+        click.echo(path)

@@ -1,0 +1,235 @@
+"""What the comparison of an exported file with the calibrated model found, level by level, and what of it is a problem.
+
+Equality is claimed where it holds (docs/backends.md, "Parity"). A `limit` stands beside the figure that it judges.
+"""
+
+from typing import ClassVar
+
+from erq_export.contract.manifest import Count
+from erq_export.contract.records import FileRecord, Record
+
+# ONNX Runtime's operators that multiply integers.
+INTEGER_GEMMS = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm"})
+
+
+def is_integer(products: str) -> bool:
+    """Are both products of an attention, as operators joined by "+", integer ones?"""
+    return all(op in INTEGER_GEMMS for op in products.split("+"))
+
+
+class WeightParity(Record, frozen=True, kw_only=True):
+    """`different`: how many integers of a layer differ, all where type or shape do; `float_copies`: tensor → layer."""
+
+    n_layers: Count
+    n_integers: Count
+    different: dict[str, Count]
+    missing: tuple[str, ...]  # layers of the bundle that the file does not have
+    float_copies: dict[str, str]
+
+    def problems(self) -> list[str]:
+        return [
+            *(f"{path}: the bundle has this layer, the file has no integers for it" for path in self.missing),
+            *(f"{path}: {n} weight integers in the file are not the bundle's" for path, n in self.different.items()),
+            *(f"{path}: the file holds its weight in float too, as {name}" for name, path in self.float_copies.items()),
+        ]
+
+
+class CodeParity(Record, frozen=True, kw_only=True):
+    """Quantizer, same input: n codes compared; `mismatches` differ, by at most `max_lsb`."""
+
+    n: Count
+    mismatches: Count
+    max_lsb: Count
+
+    @property
+    def share(self) -> float:
+        return self.mismatches / max(self.n, 1)
+
+    def problems(self, path: str) -> list[str]:
+        if not self.mismatches:
+            return []
+        return [
+            f"{path}: {self.mismatches} of {self.n} input codes ({self.share:.2%}) are not those of the calibrated "
+            f"grid, by up to {self.max_lsb} LSB"
+        ]
+
+
+class AccumulatorParity(Record, frozen=True, kw_only=True):
+    """n sums compared with exact integer ones. `beyond` others have Σ|q·w| > 2²⁴, where float32 proves nothing."""
+
+    n: Count
+    mismatches: Count
+    beyond: Count
+
+
+class OutputParity(Record, frozen=True, kw_only=True):
+    """‖Δy‖/‖y‖ and max|Δy|/max|y| of the layer's output; what is allowed of the first; the operator that multiplied."""
+
+    relative_l2: float
+    relative_max: float
+    limit: float
+    kernel: str
+
+
+class LayerParity(Record, frozen=True, kw_only=True):
+    """All that is known of one layer."""
+
+    path: str
+    codes: CodeParity
+    accumulators: AccumulatorParity
+    output: OutputParity
+
+    def problems(self) -> list[str]:
+        sums, output = self.accumulators, self.output
+        found = self.codes.problems(self.path)
+        if sums.mismatches:
+            found.append(
+                f"{self.path}: {sums.mismatches} of {sums.n} integer sums are not Σ q·w ({output.kernel} computed them)"
+            )
+        if not output.relative_l2 <= output.limit:
+            found.append(
+                f"{self.path}: same input, output off by {output.relative_l2:.1e} (relative L2); {output.limit:.0e} "
+                f"would be rounding"
+            )
+        return found
+
+
+class OperandParity(Record, frozen=True, kw_only=True):
+    """One operand of attention: its codes, and how far x̂ is from the reference's."""
+
+    path: str
+    codes: CodeParity
+    relative_l2: float
+    limit: float
+
+    def problems(self) -> list[str]:
+        found = self.codes.problems(self.path)
+        if not self.relative_l2 <= self.limit:
+            found.append(
+                f"{self.path}: same operand, off by {self.relative_l2:.1e} behind its dequantizer (relative L2); "
+                f"{self.limit:.0e} would be rounding"
+            )
+        return found
+
+
+class ProductParity(Record, frozen=True, kw_only=True):
+    """One product of attention on the reference's codes: its sums, and the operator that made them."""
+
+    path: str
+    sums: AccumulatorParity
+    kernel: str
+
+    def problems(self) -> list[str]:
+        if not self.sums.mismatches:
+            return []
+        return [f"{self.path}: {self.sums.mismatches} of {self.sums.n} integer sums are not Σ c·c′ ({self.kernel} ran)"]
+
+
+class FloatParity(Record, frozen=True, kw_only=True):
+    """‖Δx‖/‖x‖ of the input that each layer would get if all layers before it were exact, and of the logits."""
+
+    relative_l2: dict[str, float]
+    limit: float
+
+    @property
+    def worst(self) -> float:
+        return max(self.relative_l2.values(), default=0.0)
+
+    def problems(self) -> list[str]:
+        return [
+            f"{name}: with equal layers before it, what reaches it is off by {error:.1e} (relative L2); "
+            f"{self.limit:.0e} would be rounding"
+            for name, error in self.relative_l2.items()
+            if not error <= self.limit
+        ]
+
+
+class NoiseFloor(Record, frozen=True, kw_only=True):
+    """The reference against itself: median, all draws, and the smallest e tried that changes anything."""
+
+    relative_l2: float
+    draws: tuple[float, ...]
+    perturbation: float
+
+
+class ModelParity(Record, frozen=True, kw_only=True):
+    """Logits error of a runner on n_images, the share with the same top-1 class, the noise floor, `factor` × floor as limit."""
+
+    runner: str
+    n_images: Count
+    relative_l2: float
+    top1_agreement: float
+    floor: NoiseFloor
+    factor: float
+    limit: float
+
+    def problems(self) -> list[str]:
+        if self.relative_l2 <= self.limit:
+            return []
+        return [
+            f"{self.runner}: logits off by {self.relative_l2:.1e} (relative L2) on {self.n_images} images; "
+            f"{self.limit:.1e} is allowed, {self.factor:g} times what the reference itself moves when its layers' "
+            f"inputs tremble by {self.floor.perturbation:.0e}"
+        ]
+
+
+class ParityReport(FileRecord, frozen=True, kw_only=True):
+    """All levels. `executed`: what multiplies each layer in ONNX Runtime, `attention`: both products of every attention
+    claimed integer; empty where the graph is for another."""
+
+    WHAT: ClassVar[str] = "parity report"
+
+    target: str
+    n_images: Count
+    weights: WeightParity
+    layers: tuple[LayerParity, ...]
+    operands: tuple[OperandParity, ...]
+    products: tuple[ProductParity, ...]
+    missing_operands: tuple[str, ...]  # of the reference, that the file does not have
+    between: FloatParity
+    model: ModelParity
+    executed: dict[str, str]
+    attention: dict[str, str]
+    ops: dict[str, Count]
+
+    def problems(self) -> list[str]:
+        """What is not as claimed, in plain words; empty when all is."""
+        return [
+            *self.weights.problems(),
+            *(
+                f"{path}: the reference has this operand, the file has no integers for it"
+                for path in self.missing_operands
+            ),
+            *(problem for layer in self.layers for problem in layer.problems()),
+            *(problem for operand in self.operands for problem in operand.problems()),
+            *(problem for product in self.products for problem in product.problems()),
+            *(
+                f"{path}: claimed integer, ONNX Runtime multiplies it in float ({op})"
+                for path, op in self.executed.items()
+                if op not in INTEGER_GEMMS
+            ),
+            *(
+                f"{path}: claimed integer attention, ONNX Runtime runs {products}"
+                for path, products in self.attention.items()
+                if not is_integer(products)
+            ),
+            *self.between.problems(),
+            *self.model.problems(),
+        ]
+
+    def says(self) -> str:
+        """The report in one sentence, with its figures."""
+        all_codes = [*(layer.codes for layer in self.layers), *(operand.codes for operand in self.operands)]
+        all_sums = [*(layer.accumulators for layer in self.layers), *(product.sums for product in self.products)]
+        codes, wrong_codes = sum(c.n for c in all_codes), sum(c.mismatches for c in all_codes)
+        sums, wrong_sums = sum(s.n for s in all_sums), sum(s.mismatches for s in all_sums)
+        operands = f", {len(self.operands)} operands of attention" if self.operands else ""
+        worst = max((layer.output.relative_l2 for layer in self.layers), default=0.0)
+        model = self.model
+        return (
+            f"against the fake-quant reference on {self.n_images} images and {len(self.layers)} layers{operands}, same inputs: "
+            f"{wrong_codes} of {codes} activation codes and {wrong_sums} of {sums} integer sums differ, layer outputs "
+            f"by at most {worst:.0e}, float operators by at most {self.between.worst:.0e}; whole model "
+            f"{model.relative_l2:.1e} beside a noise floor of {model.floor.relative_l2:.1e}, same class on "
+            f"{model.top1_agreement:.0%}."
+        )

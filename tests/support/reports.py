@@ -1,0 +1,311 @@
+"""One record of every kind that is a file, filled in by hand: small, and no field left at its default."""
+
+import json
+
+from erq_export.contract.bundle import BundleDescription, DataFingerprint, LayerRow, LayerStatistics, OperandRow
+from erq_export.contract.engine import Batch, EngineRecord, PlanSummary
+from erq_export.contract.formats.affine import AffineRow
+from erq_export.contract.identity import Identity
+from erq_export.contract.manifest import (
+    AttentionOperator,
+    Claims,
+    GraphManifest,
+    LoweredOperand,
+    LoweredSite,
+    Origin,
+    Sizes,
+)
+from erq_export.contract.parity import (
+    AccumulatorParity,
+    CodeParity,
+    FloatParity,
+    LayerParity,
+    ModelParity,
+    NoiseFloor,
+    OperandParity,
+    OutputParity,
+    ParityReport,
+    ProductParity,
+    WeightParity,
+)
+from erq_export.contract.preprocess import Preprocess
+from erq_export.contract.records import FileRecord, encode
+from erq_export.contract.report import (
+    Accuracy,
+    ComparisonRow,
+    Figures,
+    GraphAccuracy,
+    ImagesUsed,
+    Latency,
+    Layer,
+    PriceRow,
+    Ratio,
+    Report,
+    StageCost,
+    TargetReport,
+    Timing,
+)
+from erq_export.contract.run_manifest import OwnedFile, Placement, RunManifest
+from erq_export.contract.run_manifest import Timing as StageTiming
+from erq_export.contract.spec import Bits, Quantization
+from erq_export.contract.targets import GridRules
+from erq_export.flow.job import RunRecord, resolve
+from erq_export.flow.stages import LogitsError
+
+SHA256 = "0123456789abcdef" * 4
+LAYER, ATTENTION = "blocks.0.attn.qkv", "blocks.0.attn"
+PREPROCESS = Preprocess(
+    input_size=(3, 16, 16),
+    mean=(0.5,) * 3,
+    std=(0.25,) * 3,
+    interpolation="bicubic",
+    crop_pct=0.875,
+    crop_mode="center",
+)
+IDENTITY = Identity(
+    name="demo",
+    timm_name="vit_tiny_patch16_224",
+    model_args={"depth": 2, "global_pool": "token", "img_size": (16, 16)},
+    weights="checkpoint",
+    weights_sha256=SHA256,
+    family="vit",
+    preprocess=PREPROCESS,
+)
+RULES = GridRules(half_scales=True, offset_8bit=False, softmax_clip=False, holds_zero=True, int4_weights=True)
+STATISTICS = LayerStatistics(n_rows=32, error_inputs=1e-4, error_nearest=1e-2, error=1e-3)
+ERRORS = Figures(mean=0.25, std=0.125, min=0.125, max=0.375, all=(0.125, 0.375))
+
+
+def quantization() -> Quantization:
+    job = resolve({"name": "demo", "bits": Bits(w=4, a=4), "attention": "int8"})
+    return Quantization(
+        bits=job.method.bits,
+        method=job.method.method,
+        options=job.quantization.options,
+        attention=job.quantization.attention,
+        rules=RULES,
+    )
+
+
+def description() -> BundleDescription:
+    return BundleDescription(
+        spec=quantization(),
+        model=IDENTITY,
+        data=DataFingerprint(n_images=2, names=("a.png", "b/ü.png"), pixels_sha256=SHA256),
+        layers=(LayerRow(path=LAYER, w_bits=4, a_bits=4, act=AffineRow(qmin=-8, qmax=7), statistics=STATISTICS),),
+        operands=(OperandRow(path=f"{ATTENTION}.q", role="q", bits=8, grid=AffineRow(qmin=-128, qmax=127)),),
+        versions={"torch": "2.11.0", "timm": "1.0.20"},
+        tensors_sha256=SHA256,
+    )
+
+
+def run_record() -> RunRecord:
+    typed = {
+        "name": "demo",
+        "checkpoint": "/weights.pth",
+        "model_args": {"depth": 2, "img_size": (16, 16)},
+        "data": "/images",
+        "val": "/val",
+        "class_map": "/classes.txt",
+        "bits": "w4a4",
+        "targets": ("onnx", "reference"),
+        "compare": ("w3a4", "w8a8"),
+        "published": "icml",
+        "max_drop": "2.5",
+    }
+    return RunRecord(erq_export="0.1.0", job=resolve(typed, options={"ridge": "1e3"}, typed=True))
+
+
+def manifest() -> GraphManifest:
+    names = {"input": "x", "codes": "c", "output": "y"}
+    return GraphManifest(
+        target="tensorrt-rtx",
+        opset=20,
+        claims=Claims(int8_gemm=1, fp_gemm=0, int8_attention=1, fp_attention=0),
+        bytes=Sizes(float32=4000, int8=1000, int4=500, written=500),
+        origin=Origin(
+            bundle_sha256=SHA256,
+            model=IDENTITY.timm_name,
+            model_args=IDENTITY.model_args,
+            weights="checkpoint",
+            bits=Bits(w=4, a=4),
+            attention="int8",
+            method="erq",
+            preprocess=PREPROCESS,
+        ),
+        sites=(
+            LoweredSite(
+                path=LAYER,
+                container="int8",
+                zero_point=0,
+                qmin=-8,
+                qmax=7,
+                **names,
+                w_bits=4,
+                a_bits=4,
+                weight="w",
+                weight_container="int4",
+                gemm=f"{LAYER}/MatMul",
+            ),
+        ),
+        operands=(
+            LoweredOperand(
+                path=f"{ATTENTION}.q", container="int8", zero_point=0, qmin=-128, qmax=127, **names, role="q", bits=8
+            ),
+        ),
+        attention_operators=(
+            AttentionOperator(path=ATTENTION, precision="int8", scores="qk", softmax="softmax", context="pv"),
+        ),
+    )
+
+
+def engine() -> EngineRecord:
+    return EngineRecord(
+        package="tensorrt_rtx",
+        version="1.7.1",
+        compute_capabilities=("8.9", "12.0"),
+        batch=Batch(smallest=1, optimal=8, largest=32),
+        bytes=2**20,
+        plan=PlanSummary(
+            int8_gemm=1, fp_gemm=0, int8_conv=0, fp_conv=0, int8_attention=1, fp_attention=0, kernels=9, layers=11
+        ),
+        precision={LAYER: "int8"},
+        attention={ATTENTION: "int8"},
+        unfused=("blocks.1.attn: not fused",),
+        problems=("nothing else",),
+    )
+
+
+def parity() -> ParityReport:
+    codes, sums = CodeParity(n=512, mismatches=0, max_lsb=0), AccumulatorParity(n=64, mismatches=1, beyond=2)
+    output = OutputParity(relative_l2=1e-7, relative_max=1e-6, limit=1e-5, kernel="MatMulIntegerToFloat")
+    return ParityReport(
+        target="onnx",
+        n_images=2,
+        weights=WeightParity(
+            n_layers=1, n_integers=64, different={LAYER: 3}, missing=("head",), float_copies={"w": LAYER}
+        ),
+        layers=(LayerParity(path=LAYER, codes=codes, accumulators=sums, output=output),),
+        operands=(OperandParity(path=f"{ATTENTION}.q", codes=codes, relative_l2=1e-8, limit=1e-5),),
+        products=(ProductParity(path="qk", sums=sums, kernel="QLinearMatMul"),),
+        missing_operands=(f"{ATTENTION}.k",),
+        between=FloatParity(relative_l2={LAYER: 1e-7, "logits": 2e-7}, limit=1e-5),
+        model=ModelParity(
+            runner="onnxruntime",
+            n_images=2,
+            relative_l2=1e-3,
+            top1_agreement=1.0,
+            floor=NoiseFloor(relative_l2=1e-3, draws=(1e-3, 2e-3), perturbation=1e-6),
+            factor=3.0,
+            limit=3e-3,
+        ),
+        executed={LAYER: "MatMulIntegerToFloat"},
+        attention={ATTENTION: "QLinearMatMul+QLinearMatMul"},
+        ops={"MatMulIntegerToFloat": 1},
+    )
+
+
+def report() -> Report:
+    timing = Timing(p50_ms=1.0, p90_ms=1.5, p99_ms=2.0, mean_ms=1.25, min_ms=0.5)
+    return Report(
+        headline=("Random weights mean nothing.", "A second sentence."),
+        erq_export="0.1.0",
+        bundle_sha256=SHA256,
+        model=IDENTITY,
+        quantization=quantization(),
+        targets_asked=("onnx", "tensorrt-rtx", "reference"),
+        data=ImagesUsed(n_images=2, pixels_sha256=SHA256),
+        machine={"python": "3.12", "processor": "a CPU"},
+        versions={"torch": "2.11.0"},
+        stages=(StageCost(name="calibrate", wall_s=1.5, peak_mib=500.0),),
+        accuracy=Accuracy(
+            n_images=10,
+            float_top1=90.0,
+            reference_top1=80.0,
+            float_agreement=85.0,
+            graphs={"onnx": GraphAccuracy(top1=79.0, agreement=99.0)},
+        ),
+        comparison=(
+            ComparisonRow(
+                bits=Bits(w=4, a=4),
+                method="erq",
+                layer_error=ERRORS,
+                top1_reference=ERRORS,
+                top1_onnx=ERRORS,
+                agreement=ERRORS,
+            ),
+        ),
+        price=(
+            PriceRow(
+                change="scales",
+                options={"rules": RULES, "ridge": 1e3},
+                layer_error=ERRORS,
+                logits_error=ERRORS,
+                top1=ERRORS,
+            ),
+        ),
+        targets={
+            "onnx": TargetReport(
+                container="uint8",
+                carrier="float32",
+                bytes=1200,
+                sizes=Sizes(float32=4000, int8=1000, int4=500, written=1000),
+                packed=0,
+                claims=Claims(int8_gemm=1, fp_gemm=0, int8_attention=1, fp_attention=0),
+                executed={LAYER: "MatMulIntegerToFloat"},
+                attention={ATTENTION: "QLinearMatMul+QLinearMatMul"},
+                parity=parity(),
+                engine=engine(),
+            )
+        },
+        latency=Latency(
+            batch=1,
+            rounds=10,
+            warm_up=2,
+            threads=2,
+            processor="a CPU",
+            timings={"float": timing, "onnx": timing},
+            ratios={"onnx": Ratio(q25=1.5, median=2.0, q75=2.5, of_medians=2.0)},
+        ),
+        layers=(Layer(path=LAYER, w_bits=4, a_bits=4, statistics=STATISTICS),),
+        not_verified=("the engine was compiled, not run",),
+        problems=("one",),
+    )
+
+
+def run_manifest() -> RunManifest:
+    files = tuple(OwnedFile(path=path, bytes=5, sha256=SHA256) for path in ("run.json", "bundle/bundle.json"))
+    placing = Placement(
+        staging=".erq-export-partial-0123456789abcdef",
+        arriving=(OwnedFile(path="onnx/model.onnx", bytes=7, sha256=SHA256),),
+        leaving=(OwnedFile(path="report.json", bytes=9, sha256=SHA256),),
+    )
+    return RunManifest(
+        erq_export="0.1.0",
+        command=("erq-export", "demo"),
+        job=json.loads(encode(run_record()))["job"],
+        complete=True,
+        weights={"vit_tiny_patch16_224": SHA256},
+        images={"calibration": SHA256},
+        artifacts={"bundle": SHA256},
+        versions={"torch": "2.11.0"},
+        machine={"processor": "a CPU"},
+        timings=(StageTiming(name="calibrate", wall_s=1.5, peak_mib=500.0),),
+        files=files,
+        placing=placing,
+    )
+
+
+def every_file() -> dict[type[FileRecord], FileRecord]:
+    """An example of each."""
+    examples = (
+        description(),
+        run_record(),
+        manifest(),
+        engine(),
+        parity(),
+        report(),
+        run_manifest(),
+        LogitsError(relative_l2=0.125),
+    )
+    return {type(example): example for example in examples}

@@ -1,0 +1,73 @@
+"""A report's tables as plain cells, each a head and rows: the same on a terminal and on a page."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from erq_export.contract.report import Accuracy, ComparisonRow, Figures, PriceRow, Report, StageCost
+
+Table: TypeAlias = tuple[tuple[str, ...], list[list[str]]]  # head, rows
+
+
+def comparison(rows: Sequence[ComparisonRow], accuracy: Accuracy | None = None) -> Table:
+    """One line a setting: mean ± standard deviation and range over the seeds; the float model's first, where it is given."""
+    head = ("bits", "method", "seeds", "top-1 % fake-quant", "top-1 % ONNX Runtime", "agreement %", "layer error")
+    body = [] if accuracy is None else [["float32", "", "", f"{accuracy.float_top1:.2f}", "", "", ""]]
+    body += [
+        [
+            str(row.bits),
+            row.method,
+            str(len(row.top1_reference.all)),
+            _range(row.top1_reference),
+            _range(row.top1_onnx),
+            "" if row.agreement is None else f"{row.agreement.mean:.2f}",
+            f"{row.layer_error.mean:.4f}",
+        ]
+        for row in rows
+    ]
+    return head, body
+
+
+def price(rows: Sequence[PriceRow]) -> Table:
+    """One line a choice, mean ± standard deviation over the seeds. Every line keeps the choices of those above it."""
+    head = ("then", "seeds", "top-1 %", "logits error", "layer error")
+    return head, [
+        [
+            row.change,
+            str(len(row.layer_error.all)),
+            _spread(row.top1, 2),
+            _spread(row.logits_error, 4),
+            _spread(row.layer_error, 5),
+        ]
+        for row in rows
+    ]
+
+
+def stages(costs: Sequence[StageCost]) -> Table:
+    """What each stage of the run cost."""
+    return ("stage", "wall s", "peak MiB"), [[s.name, f"{s.wall_s:.1f}", f"{s.peak_mib:.0f}"] for s in costs]
+
+
+def layers(report: Report) -> Table:
+    """Per layer: bits designed, container, what each target runs, output error on the calibration rows."""
+    errors = ("error: inputs only", "error: then rounded", "error: as solved")
+    return ("layer", "designed", *report.targets, *errors), [
+        [
+            layer.path,
+            f"w{layer.w_bits}a{layer.a_bits}",
+            *(f"{t.container}: {t.executed.get(layer.path, 'not read')}" for t in report.targets.values()),
+            f"{layer.statistics.error_inputs:.5f}",
+            f"{layer.statistics.error_nearest:.5f}",
+            f"{layer.statistics.error:.5f}",
+        ]
+        for layer in report.layers
+    ]
+
+
+def _range(figures: Figures | None) -> str:
+    if figures is None:
+        return ""
+    return f"{figures.mean:.2f} ± {figures.std:.2f} ({figures.min:.2f} … {figures.max:.2f})"
+
+
+def _spread(figures: Figures | None, digits: int) -> str:
+    return "" if figures is None else f"{figures.mean:.{digits}f} ± {figures.std:.{digits}f}"

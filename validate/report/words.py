@@ -1,0 +1,128 @@
+"""A report in sentences: what was computed, in which precision, how exact, how fast."""
+
+from collections.abc import Iterator
+
+from erq_export.contract.identity import Identity
+from erq_export.contract.report import Accuracy, Latency, PriceRow, Report, TargetReport
+
+
+def headline(report: Report) -> tuple[str, ...]:
+    """The report's sentences, most important first. A warning about random weights is always the first."""
+    return tuple(_sentences(report))
+
+
+def _sentences(report: Report) -> Iterator[str]:
+    model, quantization = report.model, report.quantization
+    if model.weights == "random":
+        yield "Random weights (--no-pretrained): every accuracy figure in this report means nothing."
+    yield (
+        f"{model.timm_name} ({_weights(model)}), {len(report.layers)} layers quantized to {quantization.bits} with "
+        f"{quantization.method} from {report.data.n_images} images."
+    )
+    yield from _accuracy(report.accuracy)
+    for name, target in report.targets.items():
+        yield from _target(name, target)
+        yield from _attention(name, target, quantization.options.get("attention_bits"))
+    if "reference" in report.targets_asked:
+        yield _price(report.price)
+    if report.latency is not None:
+        yield _speed(report.latency)
+    yield from (f"Not verified here: {text}" for text in report.not_verified)
+    yield from (f"PROBLEM: {text}" for text in report.problems)
+
+
+def _weights(model: Identity) -> str:
+    return {
+        "random": "random weights",
+        "bundled": "trained on scikit-learn's digits",
+        "checkpoint": f"checkpoint {str(model.weights_sha256)[:12]}",
+        "pretrained": "timm's pretrained weights",
+        "module": "the caller's own module",
+    }[model.weights]
+
+
+def _accuracy(accuracy: Accuracy | None) -> Iterator[str]:
+    if accuracy is None:
+        yield "Accuracy was not measured: no labelled images (--val DIR)."
+        return
+    yield (
+        f"Top-1 on {accuracy.n_images} held-out images: {accuracy.float_top1:.2f} % in float32, "
+        f"{accuracy.reference_top1:.2f} % as the fake-quant reference."
+    )
+    for name, graph in accuracy.graphs.items():
+        yield (
+            f"The {name} graph in ONNX Runtime: {graph.top1:.2f} %, same class as the reference on "
+            f"{graph.agreement:.2f} % of the images."
+        )
+
+
+def _target(name: str, target: TargetReport) -> Iterator[str]:
+    yield (
+        f"{name}: {target.claims.int8_gemm} layers claimed as INT8 GEMM in {target.container} containers; "
+        f"{_size(target)}."
+    )
+    if target.parity is not None:
+        yield f"{name}: {target.parity.says()}"
+    if (engine := target.engine) is not None:
+        plan = engine.plan
+        yield (
+            f"{name}: {engine.package} {engine.version} compiled {plan.int8_gemm} INT8 GEMMs, "
+            f"{plan.fp_gemm} floating-point GEMMs, {plan.int8_attention} fused INT8 and {plan.fp_attention} fused "
+            f"floating-point attentions for compute capability {', '.join(engine.compute_capabilities) or 'of this GPU'}; "
+            f"engine {engine.bytes / 2**20:.1f} MiB."
+        )
+
+
+def _size(target: TargetReport) -> str:
+    """The graph as written, and what its tensors take in each form."""
+    float32, int8, int4 = (f"{n / 2**20:.2f}" for n in (target.sizes.float32, target.sizes.int8, target.sizes.int4))
+    packed = f", {int4} with weights packed in INT4" if target.sizes.int4 != target.sizes.int8 else ""
+    written = f" with {target.packed} weights in INT4" if target.packed else ""
+    return (
+        f"{target.bytes / 2**20:.1f} MiB graph{written}; its tensors take {float32} MiB in float32, "
+        f"{int8} with int8 weights{packed}"
+    )
+
+
+def _attention(name: str, target: TargetReport, bits: object) -> Iterator[str]:
+    """In which precision attention's products were designed, what carries them, and what was compiled or run."""
+    engine, run = target.engine, target.attention
+    if not target.claims.int8_attention:
+        yield f"{name}: attention is not quantized: q, k, v and softmax stay {target.carrier} in all blocks."
+    else:
+        if engine is not None:
+            n = sum(precision == "int8" for precision in run.values())
+            done = f"compiled as fused INT8 attention in {n}, not executed"
+        elif run:
+            done = "ONNX Runtime ran the two products as " + ", ".join(sorted(set(run.values())))
+        else:
+            done = "not compiled here"
+        yield (
+            f"{name}: attention of {target.claims.int8_attention} blocks in integers: q, k, v and softmax designed with {bits} "
+            f"bits, carried in {target.container}; {done}."
+        )
+    yield from (f"{name}: no fused attention in {text}." for text in (() if engine is None else engine.unfused))
+
+
+def _price(rows: tuple[PriceRow, ...]) -> str:
+    if not rows:
+        return "reference: the scheme above is simulated in PyTorch; no graph was written."
+    first, last = rows[0], rows[-1]
+    if first.top1 is not None and last.top1 is not None:
+        what, unit, before, after = "top-1", " %", first.top1, last.top1
+    else:
+        what, unit, before, after = "the logits' error", "", first.logits_error, last.logits_error
+    return (
+        f"reference: from {first.change} to what is deployed, {what} goes from {before.mean:.4g}{unit} to "
+        f"{after.mean:.4g}{unit} (mean of {len(before.all)} seeds; the price of each choice is in the table)."
+    )
+
+
+def _speed(latency: Latency) -> str:
+    """The last runner beside the first, which is the baseline."""
+    (first, *_, last), ratio = latency.timings.values(), list(latency.ratios.values())[-1]
+    return (
+        f"ONNX Runtime on this CPU, batch {latency.batch}, {latency.threads} threads, interleaved: "
+        f"{first.p50_ms:.2f} ms in float32, {last.p50_ms:.2f} ms quantized: "
+        f"{ratio.median:.2f} × as fast (quartiles {ratio.q25:.2f} to {ratio.q75:.2f})."
+    )
