@@ -166,8 +166,8 @@ def latency(work: Work, graph: Artifact, pixels: Tensor) -> Latency:
     """ONNX Runtime on this CPU: the float32 model's graph against the quantized one, interleaved. Measured every time."""
     baseline, threads = work.stages.float_graph(work.model), torch.get_num_threads()
     runners = [
-        OnnxRuntimeRunner(folder / "model.onnx", threads=threads, name=name)
-        for name, folder in (("float", baseline.folder), ("onnx", graph.folder))
+        which.read(lambda folder, name=name: OnnxRuntimeRunner(folder / "model.onnx", threads=threads, name=name))
+        for name, which in (("float", baseline), ("onnx", graph))
     ]
     return measure_latency(runners, pixels, threads=threads)
 

@@ -181,7 +181,7 @@ def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> dict[str, Any]:
 def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made) -> dict[str, Any]:
     """Measure, write report.json and report.md, then let the gates speak."""
     measured = measure(work, folder.path, made)
-    bundle = Bundle.load(made.bundle.folder)
+    bundle = made.bundle.read(Bundle.load)
     report = measured.report(description(work, measured, made.bundle, bundle), bundle)
 
     def fill(staging: Path) -> None:
@@ -243,10 +243,10 @@ def description(work: Work, measured: Measured, artifact: Artifact, bundle: Bund
 def place(writing: Writing, name: str, artifact: Artifact) -> None:
     """The artifact's files as OUT/`name`, and its hash in the manifest."""
 
-    def fill(folder: Path) -> None:
-        for path in artifact.folder.iterdir():
+    def copy(source: Path, folder: Path) -> None:
+        for path in source.iterdir():
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)
 
-    writing.place(name, fill)
+    writing.place(name, lambda folder: artifact.read(lambda source: copy(source, folder)))
     writing.record(artifacts={**writing.manifest.artifacts, name: artifact.content})

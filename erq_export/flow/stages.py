@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -66,7 +67,7 @@ class Stages:
     store: Store
     ui: Ui
     device: torch.device
-    _traces: dict[str, ir.Model] = field(default_factory=dict, repr=False)  # by folder, read once
+    _traces: dict[str, ir.Model] = field(default_factory=dict, repr=False)  # by content, read once
 
     def bundle(self, model: Loaded, images: CalibrationSet, asked: Quantization) -> Artifact:
         """Calibrate; a run that was stopped goes on behind the last finished block. `model` stays as it is."""
@@ -92,7 +93,7 @@ class Stages:
         """Lower the trace for the target: model.onnx and manifest.json."""
 
         def make(work: Work) -> None:
-            found = Bundle.load(bundle.folder)
+            found = bundle.read(Bundle.load)
             description = described(found, bundle.content)
             graph, manifest = lowered(self.markers(found), named(target), description, pack=pack)
             save(graph, work.folder / "model.onnx")
@@ -111,9 +112,9 @@ class Stages:
         model = {"timm_name": bundle.identity.timm_name, "model_args": plain_of(bundle.identity)["model_args"]}
         inputs = versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")
         trace = self._kept("trace", inputs, parts | model, make, f"trace of {bundle.identity.timm_name}")
-        if str(trace.folder) not in self._traces:
-            self._traces[str(trace.folder)] = ir.load(trace.folder / "markers.onnx")
-        return rebound(self._traces[str(trace.folder)], bundle) or marker_graph(bundle)
+        if trace.content not in self._traces:
+            self._traces[trace.content] = trace.read(lambda folder: ir.load(folder / "markers.onnx"))
+        return rebound(self._traces[trace.content], bundle) or marker_graph(bundle)
 
     def float_graph(self, model: Loaded) -> Artifact:
         """The float model's graph, for baselines."""
@@ -137,14 +138,17 @@ class Stages:
             return True
 
         def make(work: Work) -> None:
-            build_engine(
-                graph.folder / "model.onnx",
-                read_manifest(graph),
-                work.folder,
-                package=package,
-                compute_capabilities=capabilities,
-                batch=batch,
-                on_progress=on_progress,
+            manifest = read_manifest(graph)
+            graph.read(
+                lambda folder: build_engine(
+                    folder / "model.onnx",
+                    manifest,
+                    work.folder,
+                    package=package,
+                    compute_capabilities=capabilities,
+                    batch=batch,
+                    on_progress=on_progress,
+                )
             )
 
         gpu = {} if target.ahead_of_time else {"gpu": torch.cuda.get_device_name()}
@@ -156,21 +160,24 @@ class Stages:
         """Hold a graph in ONNX Runtime against the bundle's reference on `pixels`, whose hash is `images`."""
 
         def make(work: Work) -> None:
-            found = Bundle.load(bundle.folder)
-            report = check_parity(
-                reference_model(found),
-                graph.folder / "model.onnx",
-                read_manifest(graph),
-                found.layers,
-                pixels,
-                progress=self.ui.progress,
+            found = bundle.read(Bundle.load)
+            manifest = read_manifest(graph)
+            report = graph.read(
+                lambda folder: check_parity(
+                    reference_model(found),
+                    folder / "model.onnx",
+                    manifest,
+                    found.layers,
+                    pixels,
+                    progress=self.ui.progress,
+                )
             )
             (work.folder / PARITY).write_bytes(msgspec.json.encode(report))
 
         inputs = {"bundle": bundle.content, "graph": graph.content, "images": images, **self._arithmetic()}
         inputs |= versions("onnxruntime-gpu")
         kept = self._kept("parity", inputs, {"n_images": len(pixels)}, make, "parity of a graph")
-        return msgspec.json.decode((kept.folder / PARITY).read_bytes(), type=ParityReport)
+        return msgspec.json.decode(kept.read(lambda folder: (folder / PARITY).read_bytes()), type=ParityReport)
 
     def decisions(self, what: str, content: str, runner: Callable[[], Runner], images: Images) -> Decisions:
         """The classes that a runner gives every image; `content` is the hash of what runs, `what` its name in progress.
@@ -183,7 +190,8 @@ class Stages:
             save_file({"top": found.top, "n_classes": torch.tensor(found.n_classes)}, work.folder / DECISIONS)
 
         inputs = {"subject": content, "images": images.fingerprint, **self._arithmetic(), **versions("onnxruntime-gpu")}
-        tensors = load_file(self._kept("decisions", inputs, {}, make, f"decisions of {what}").folder / DECISIONS)
+        kept = self._kept("decisions", inputs, {}, make, f"decisions of {what}")
+        tensors = kept.read(lambda folder: load_file(folder / DECISIONS))
         n_classes = int(tensors["n_classes"])
         check_labels(images.labels, n_classes)
         return Decisions(top=tensors["top"], labels=images.labels, n_classes=n_classes)
@@ -192,14 +200,14 @@ class Stages:
         """‖ŷ − y‖/‖y‖ over the logits of all images: y of the float model, ŷ of the bundle's reference."""
 
         def make(work: Work) -> None:
-            reference = TorchRunner(reference_model(Bundle.load(bundle.folder)), self.device)
+            reference = TorchRunner(reference_model(bundle.read(Bundle.load)), self.device)
             exact = TorchRunner(copy.deepcopy(model.model), self.device)
             found = relative_error(reference, exact, images)
             (work.folder / FIGURES).write_bytes(msgspec.json.encode({"logits_error": found}))
 
         inputs = {"bundle": bundle.content, "model": model.fingerprint, "images": images.fingerprint}
         kept = self._kept("figures", inputs | self._arithmetic(), {}, make, "error of the logits")
-        return float(msgspec.json.decode((kept.folder / FIGURES).read_bytes())["logits_error"])
+        return float(msgspec.json.decode(kept.read(lambda folder: (folder / FIGURES).read_bytes()))["logits_error"])
 
     def _arithmetic(self) -> dict[str, str]:
         """What decides the last bits of a float sum: library, device, processor."""
@@ -208,7 +216,8 @@ class Stages:
 
     def _kept(self, kind: str, inputs: Mapping[str, str], asked: Any, make: Make, description: str) -> Artifact:
         code = code_hash(*(f"erq_export.{name}" for name in CODE[kind]))
-        return Artifact.of(self.store.fetch(kind, key(kind, inputs, asked, code), make, description=description))
+        name = key(kind, inputs, asked, code)
+        return Artifact.of(lambda: self.store.fetch(kind, name, make, description=description))
 
 
 def described(bundle: Bundle, content: str) -> dict[str, Any]:
@@ -239,11 +248,14 @@ def versions(*packages: str) -> dict[str, str]:
 
 def read_manifest(graph: Artifact) -> dict[str, Any]:
     """What a graph claims."""
-    manifest: dict[str, Any] = json.loads((graph.folder / "manifest.json").read_text(encoding="utf-8"))
-    return manifest
+    return graph.read(lambda folder: _json(folder / "manifest.json"))
 
 
 def read_engine(engine: Artifact) -> dict[str, Any]:
     """What was compiled, and what it runs differently from the claims."""
-    record: dict[str, Any] = json.loads((engine.folder / "engine.json").read_text(encoding="utf-8"))
-    return record
+    return engine.read(lambda folder: _json(folder / "engine.json"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return data

@@ -43,7 +43,7 @@ class Process:
         return self.status is not None
 
     def kill(self, *, group: bool) -> None:
-        """Group: with its workers, as a closed terminal or a container that stops does; else itself alone, as for want of memory."""
+        """Group: with its workers, as a container that stops; else itself alone, as the kernel does for want of memory."""
         (os.killpg if group else os.kill)(self.pid, signal.SIGKILL)
         self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
@@ -60,7 +60,7 @@ class Process:
         while not until():
             if self.ended() or time.monotonic() > end:
                 return False
-            time.sleep(0.002)
+            time.sleep(0.004)
         return True
 
 
@@ -188,6 +188,12 @@ def differences(out: Path, other: Path) -> list[str]:
     return found
 
 
+def complete(out: Path) -> bool:
+    """Does the manifest say that the run ended?"""
+    manifest = out / "manifest.json"
+    return manifest.exists() and bool(json.loads(manifest.read_text())["complete"])
+
+
 def _names(out: Path) -> set[str]:
     return {path.relative_to(out).as_posix() for path in out.rglob("*")}
 
@@ -229,6 +235,17 @@ class Tried:
     n_orphans: int = 0  # that a kill of the main process alone left behind
     orphans_s: float = 0.0  # until the last of them was gone
 
+    def orphans(self, group: int, n: int, where: str) -> None:
+        """Wait for the end of the n processes whose parent was killed just now."""
+        killed = time.monotonic()
+        while members(group) and time.monotonic() < killed + ORPHANS_S:
+            time.sleep(0.01)
+        self.n_orphans += n
+        self.orphans_s = max(self.orphans_s, time.monotonic() - killed)
+        if members(group):
+            self.problems.append(f"{where}: workers outlive their parent")
+            os.killpg(group, signal.SIGKILL)
+
 
 def stages_of(log: str, wall_s: float) -> dict[str, float]:
     """Seconds of every stage of a run, in order, with what lies before and behind them."""
@@ -247,12 +264,20 @@ def moments(stages: dict[str, float], chance: random.Random) -> Iterator[tuple[s
 
 def try_round(start: Start, words: list[str], at: Path, stages: dict[str, float], seed: int, tried: Tried) -> None:
     """One run that is killed in each stage and then ends; at/out, at/store."""
-    chance, store, left_behind = random.Random(seed), at / "store", []
+    chance, store = random.Random(seed), at / "store"
     words = [*words, "--out", str(at / "out")]
     history: list[Kept] = []
     for i, (name, line, delay) in enumerate(moments(stages, chance)):
         process = start(words, store, at / f"{i}.log")
-        if not process.await_line(line) or process.wait(at_most_s=delay) or process.ended():
+        if not process.await_line(line):
+            alive = False
+        elif name == "calibrate" and seed % 2:
+            n_blocks = chance.randint(1, 3)
+            alive = process.wait(lambda n=n_blocks: len(Kept.of(store).checkpoints) >= n)
+        else:
+            process.wait(at_most_s=delay)
+            alive = not process.ended()
+        if not alive:
             if process.status != 0:
                 tried.problems.append(f"{at.name}, {name}: ended with {process.status}: {process.said()[-800:]}")
             tried.missed[name] += 1
@@ -262,21 +287,15 @@ def try_round(start: Start, words: list[str], at: Path, stages: dict[str, float]
         process.kill(group=group)
         tried.kills[name] += 1
         if not group and others:
-            left_behind.append((process.pid, time.monotonic(), len(others)))
+            tried.orphans(process.pid, len(others), at.name)
         history.append(Kept.of(store))
+        if complete(at / "out"):
+            break
     else:
         process = start(words, store, at / "end.log")
         process.wait()
         if process.status != 0:
             tried.problems.append(f"{at.name}: ended with {process.status}: {process.said()[-800:]}")
-    for group_id, killed, n in left_behind:
-        while members(group_id) and time.monotonic() < killed + ORPHANS_S:
-            time.sleep(0.05)
-        tried.n_orphans += n
-        tried.orphans_s = max(tried.orphans_s, time.monotonic() - killed)
-        if members(group_id):
-            tried.problems.append(f"{at.name}: workers outlive their parent")
-            os.killpg(group_id, signal.SIGKILL)
     tried.n_checkpoints += sum(len(kept.checkpoints) for kept in history)
     tried.problems += [f"{at.name}: {line}" for kept in history for line in done_again(store, kept)]
     tried.problems += [f"{at.name}: {line}" for line in made_twice(store)]
