@@ -15,9 +15,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
+from erq_export.backends.machine import versions
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.flow.artifacts import Artifact
-from erq_export.flow.stages import versions
 from erq_export.flow.store.entry import Work
 from erq_export.flow.store.key import code_hash, key
 from erq_export.flow.store.store import Store

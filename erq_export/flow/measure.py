@@ -191,10 +191,11 @@ def accuracy(work: Work, made: Made, images: Images) -> Accuracy:
 def latency(work: Work, graph: Artifact, pixels: Tensor) -> Latency:
     """ONNX Runtime on this CPU: the float32 model's graph against the quantized one, interleaved. Measured every time."""
     baseline, threads = work.stages.float_graph(work.model), torch.get_num_threads()
-    runners = [
-        OnnxRuntimeRunner(folder / "model.onnx", threads=threads, name=name)
-        for name, folder in (("float", baseline.folder), ("onnx", graph.folder))
-    ]
+
+    def runner(name: str, of: Artifact) -> OnnxRuntimeRunner:
+        return of.read(lambda folder: OnnxRuntimeRunner(folder / "model.onnx", threads=threads, name=name))
+
+    runners = [runner("float", baseline), runner("onnx", graph)]
     return measure_latency(runners, pixels, threads=threads)
 
 

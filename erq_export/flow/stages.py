@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, cast
 
 import onnx_ir as ir
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from erq_export.backends.machine import processor
+from erq_export.backends.machine import processor, versions
 from erq_export.backends.tensorrt import Package
 from erq_export.calibrate.known_ranges import KnownRanges, deciding
 from erq_export.calibrate.loop import calibrate as find_integers
@@ -79,7 +78,7 @@ class Stages:
     store: Store
     ui: Ui
     device: torch.device
-    _traces: dict[str, ir.Model] = field(default_factory=dict, repr=False)  # by folder, read once
+    _traces: dict[str, ir.Model] = field(default_factory=dict, repr=False)  # by content, read once
 
     def bundle(self, model: Loaded, images: CalibrationSet, asked: Quantization) -> Artifact:
         """Calibrate; a run that was stopped goes on behind the last finished block. `model` stays as it is."""
@@ -108,7 +107,7 @@ class Stages:
         """Lower the trace for the target: model.onnx and manifest.json."""
 
         def make(work: Work) -> None:
-            found = Bundle.load(bundle.folder).deployed()
+            found = bundle.read(Bundle.load).deployed()
             made_of = origin(found, bundle.content)
             graph, manifest = lowered(self.markers(found), named(target), made_of, pack=pack)
             save(graph, work.folder / "model.onnx")
@@ -127,9 +126,9 @@ class Stages:
         model = {"timm_name": bundle.identity.timm_name, "model_args": plain_of(bundle.identity)["model_args"]}
         inputs = versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")
         trace = self._kept("trace", inputs, parts | model, make, f"trace of {bundle.identity.timm_name}")
-        if str(trace.folder) not in self._traces:
-            self._traces[str(trace.folder)] = ir.load(trace.folder / "markers.onnx")
-        return rebound(self._traces[str(trace.folder)], bundle) or marker_graph(bundle)
+        if trace.content not in self._traces:
+            self._traces[trace.content] = trace.read(lambda folder: ir.load(folder / "markers.onnx"))
+        return rebound(self._traces[trace.content], bundle) or marker_graph(bundle)
 
     def float_graph(self, model: Loaded) -> Artifact:
         """The float model's graph, for baselines."""
@@ -153,14 +152,17 @@ class Stages:
             return True
 
         def make(work: Work) -> None:
-            build_engine(
-                graph.folder / "model.onnx",
-                read_manifest(graph),
-                work.folder,
-                package=package,
-                compute_capabilities=capabilities,
-                batch=batch,
-                on_progress=on_progress,
+            manifest = read_manifest(graph)
+            graph.read(
+                lambda folder: build_engine(
+                    folder / "model.onnx",
+                    manifest,
+                    work.folder,
+                    package=package,
+                    compute_capabilities=capabilities,
+                    batch=batch,
+                    on_progress=on_progress,
+                )
             )
 
         gpu = {} if target.ahead_of_time else {"gpu": torch.cuda.get_device_name()}
@@ -172,21 +174,24 @@ class Stages:
         """Hold a graph in ONNX Runtime against the bundle's reference on `pixels`, whose hash is `images`."""
 
         def make(work: Work) -> None:
-            found = Bundle.load(bundle.folder).deployed()
-            report = check_parity(
-                reference_model(found),
-                graph.folder / "model.onnx",
-                read_manifest(graph),
-                found.layers,
-                pixels,
-                progress=self.ui.progress,
+            found = bundle.read(Bundle.load).deployed()
+            manifest = read_manifest(graph)
+            report = graph.read(
+                lambda folder: check_parity(
+                    reference_model(found),
+                    folder / "model.onnx",
+                    manifest,
+                    found.layers,
+                    pixels,
+                    progress=self.ui.progress,
+                )
             )
             (work.folder / PARITY).write_bytes(encode(report))
 
         inputs = {"bundle": bundle.content, "graph": graph.content, "images": images, **self.arithmetic()}
         inputs |= versions("onnxruntime-gpu")
         kept = self._kept("parity", inputs, {"n_images": len(pixels)}, make, "parity of a graph")
-        return read(ParityReport, kept.folder / PARITY)
+        return kept.read(lambda folder: read(ParityReport, folder / PARITY))
 
     def decisions(self, what: str, content: str, runner: Callable[[], Runner], images: Images) -> Decisions:
         """The classes that a runner gives every image; `content` is the hash of what runs, `what` its name in progress.
@@ -199,7 +204,8 @@ class Stages:
             save_file({"top": found.top, "n_classes": torch.tensor(found.n_classes)}, work.folder / DECISIONS)
 
         inputs = {"subject": content, "images": images.fingerprint, **self.arithmetic(), **versions("onnxruntime-gpu")}
-        tensors = load_file(self._kept("decisions", inputs, {}, make, f"decisions of {what}").folder / DECISIONS)
+        kept = self._kept("decisions", inputs, {}, make, f"decisions of {what}")
+        tensors = kept.read(lambda folder: load_file(folder / DECISIONS))
         n_classes = int(tensors["n_classes"])
         check_labels(images.labels, n_classes)
         return Decisions(top=tensors["top"], labels=images.labels, n_classes=n_classes)
@@ -232,12 +238,12 @@ class Stages:
         """One number about a bundle's reference beside its float model, kept by its name."""
 
         def make(work: Work) -> None:
-            found = error(reference_model(Bundle.load(bundle.folder)), copy.deepcopy(model.model))
+            found = error(reference_model(bundle.read(Bundle.load)), copy.deepcopy(model.model))
             (work.folder / FIGURES).write_bytes(encode(Figure(name=name, value=found)))
 
         inputs = {"bundle": bundle.content, "model": model.fingerprint, "images": images.fingerprint}
         kept = self._kept("figures", inputs | self.arithmetic(), {"figure": name}, make, name.replace("_", " "))
-        return read(Figure, kept.folder / FIGURES).value
+        return kept.read(lambda folder: read(Figure, folder / FIGURES)).value
 
     def _known_ranges(self, inputs: Mapping[str, str], asked: Quantization) -> KnownRanges:
         """Grids that another calibration has found on the same activations; none where none was made."""
@@ -260,8 +266,8 @@ class Stages:
         return {**versions("torch", "timm"), "device": self.device.type, "processor": processor(), **gpu}
 
     def _kept(self, kind: str, inputs: Mapping[str, str], asked: Any, make: Make, description: str) -> Artifact:
-        code = code_hash(*_code(kind))
-        return Artifact.of(self.store.fetch(kind, key(kind, inputs, asked, code), make, description=description))
+        name = key(kind, inputs, asked, code_hash(*_code(kind)))
+        return Artifact.of(lambda: self.store.fetch(kind, name, make, description=description))
 
 
 def _code(kind: str) -> list[str]:
@@ -285,14 +291,3 @@ def origin(bundle: Bundle, content: str) -> Origin:
         method=spec.method,
         preprocess=identity.preprocess,
     )
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """The installed version of each package, "none" where it is not installed."""
-    found = {}
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found

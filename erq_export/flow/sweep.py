@@ -42,7 +42,7 @@ class Calibrated:
     @cached_property
     def bundle(self) -> Bundle:
         """The artifact, read."""
-        return Bundle.load(self.artifact.folder)
+        return self.artifact.read(Bundle.load)
 
     @property
     def held_out(self) -> Images:
