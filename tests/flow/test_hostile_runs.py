@@ -24,7 +24,7 @@ from hostile_runs import (
 from malformed import value_or_error
 
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.errors import DataError, ErqError, MachineError, OutputError, SpecError
+from erq_export.contract.errors import DataError, ErqError, MachineError, OutputError, ParityError, SpecError
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.flow.job import Job, read_run
 from erq_export.models.rebuild import reference_model
@@ -213,3 +213,33 @@ def test_overwrite_refuses_what_is_not_its_own(run: Path, erq: Erq) -> None:
         assert state(run.parent) == before
         (run / name).unlink()
         (run / "aside").rename(run / name)
+
+
+@pytest.mark.parametrize("what", FILES)
+@pytest.mark.parametrize(("command", "name"), [("validate", "onnx/manifest.json"), ("inspect", "report.json")])
+def test_what_a_graph_claims_and_what_a_report_says_is_read_as_a_strangers(
+    run: Path, erq: Erq, command: str, name: str, what: str
+) -> None:
+    FILES[what](run / name)
+    before = state(run.parent)
+    code, said = erq(command, run, *["--no-store"] * (command == "validate"))
+    assert code == 2, said
+    assert "error: " in said
+    assert "fix: " in said
+    assert state(run.parent) == before
+
+
+DAMAGED = ParityError.exit_code  # the graph is there, and does not compute what was calibrated
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [("nothing", 2), ("a folder", 2), ("a pipe", 2), *((what, DAMAGED) for what in ("empty", "half", "noise"))],
+)
+def test_a_graph_that_is_none_is_refused(run: Path, erq: Erq, what: str, expected: int) -> None:
+    FILES[what](run / "onnx" / "model.onnx")
+    before = state(run.parent)
+    code, said = erq("validate", run, "--no-store")
+    assert code == expected, said
+    assert "fix: " in said
+    assert state(run.parent) == before
