@@ -8,7 +8,6 @@ a shared machine does not distort. Nothing is executed on a GPU: of TensorRT-RTX
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import sheet
 import torch
 
 from erq_export.backends.tensorrt import build_engine
+from erq_export.contract.records import plain_of
 from erq_export.contract.spec import Pack
 from erq_export.exporters.tensorrt.plan import compiled, summarize
 from erq_export.flow import page
@@ -55,7 +55,7 @@ def on_tensorrt_rtx(path: Path) -> dict[str, Any]:
     """What the builder makes of a form."""
     start = time.process_time()
     engine = build_engine(path, package="tensorrt_rtx", compute_capabilities=CAPABILITIES)
-    plan = asdict(summarize(compiled(engine)))
+    plan = plain_of(summarize(compiled(engine)))
     return {"build_s": time.process_time() - start, "engine_bytes": len(engine.blob), **plan}
 
 
@@ -70,7 +70,7 @@ def measure(c: Calibrated) -> dict[str, dict[str, dict[str, Any]]]:
         else:
             found = {pack: on_tensorrt_rtx(path) for pack, path in paths.items()}
         for pack, path in paths.items():
-            found[pack] |= {"file_bytes": path.stat().st_size, **read_manifest(graphs[pack])["bytes"]}
+            found[pack] |= {"file_bytes": path.stat().st_size, **plain_of(read_manifest(graphs[pack]).bytes)}
         rows[target] = found
         print(target, found, flush=True)
     return rows

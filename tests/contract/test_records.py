@@ -105,9 +105,9 @@ def names_the_value(problem: str, damaged: Damaged) -> bool:
     ("path", "value", "says"),
     [
         (
-            ("targets", "onnx", "claims", "int8_gemm"),
+            ("targets", "onnx", "claims", "gemm", "int8"),
             "2",
-            "at $.targets.onnx.claims.int8_gemm is '2': expected an integer",
+            "at $.targets.onnx.claims.gemm.int8 is '2': expected an integer",
         ),
         (("layers", 0, "w_bits"), 9, "at $.layers[0].w_bits is 9: expected an integer <= 8"),
         (
