@@ -16,11 +16,11 @@ from erq_export.calibrate.published.solver import find_solver
 from erq_export.calibrate.solve.aqer import weight_shift
 from erq_export.calibrate.solve.erq import ridges
 from erq_export.calibrate.solve.ridge import Ridge
-from erq_export.calibrate.solve.rounding import enumerated, flip, nearest, neighbours, paper
+from erq_export.calibrate.solve.rounding import enumerated, flip, nearest, paper
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.formats.affine import Grid
+from erq_export.flow.begin import begin
 from erq_export.flow.job import resolve
-from erq_export.flow.run import begin
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT
 
@@ -71,9 +71,8 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 def compare(layer: Layer, i: int, columns: Tensor, solver: Any) -> Result:
     """All rules on row i of a layer's columns (b,). The rules of RULES take all rows at once: seconds are per row."""
     W, M = layer.W[:, columns], layer.M[columns][:, columns]
-    down, up, _ = neighbours(W, layer.grid)
-    bits: dict[str, Bits] = {}
-    seconds: dict[str, float] = {}
+    down, up, _ = layer.grid.neighbours(W)
+    bits, seconds = dict[str, Bits](), dict[str, float]()
     for name, rule in RULES.items():
         rounded, took = timed(partial(rule, W, layer.grid, M, OPTIONS.flips))
         bits[name], seconds[name] = tuple((rounded == up)[i].tolist()), took / len(W)

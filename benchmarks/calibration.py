@@ -20,9 +20,9 @@ from erq_export.calibrate.phases import Phases
 from erq_export.calibrate.solve.flop import SWEEP_FLOP, counted_entries, gemm_rate, matrix_flop
 from erq_export.contract.records import plain_of
 from erq_export.flow import page
+from erq_export.flow.begin import begin
 from erq_export.flow.job import Job, resolve
 from erq_export.flow.meter import Meter
-from erq_export.flow.run import begin
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT
 

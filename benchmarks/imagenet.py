@@ -20,9 +20,8 @@ from erq_export.contract.records import plain_of
 from erq_export.contract.registry import METHODS
 from erq_export.data.sources import check_class_folders
 from erq_export.flow import page
-from erq_export.flow.compare import summary
+from erq_export.flow.begin import begin
 from erq_export.flow.job import Job, resolve
-from erq_export.flow.run import begin
 from erq_export.flow.store.store import Store
 from erq_export.flow.sweep import sweep
 from erq_export.flow.terminal import Terminal
@@ -109,7 +108,7 @@ def main(given: Sequence[str] | None = None) -> None:
             floats.append({**row, "doubt": deviation(row), "identity": plain_of(work.model.identity)})
             print(f"{model} in float32: {floats[-1]['top1']:.2f} %. {floats[-1]['doubt']}", flush=True)
             for name, results in sweep(rows, lambda c: {"top1": c.top1(c.held_out)}, store=store, ui=ui):
-                figures = summary(results)
+                figures = sheet.figures(results)
                 sheet.show(name, figures)
                 found.append({**name, **figures})
                 sheet.write(words, "imagenet", report | {"results": found})

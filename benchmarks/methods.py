@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import sheet
 
 from erq_export.flow import page
-from erq_export.flow.compare import layer_error, summary
+from erq_export.flow.begin import begin
+from erq_export.flow.compare import layer_error
 from erq_export.flow.job import Job, resolve
-from erq_export.flow.run import begin
 from erq_export.flow.sweep import Calibrated, sweep
 from erq_export.flow.ui import SILENT
 from erq_export.validate.metrics.margins import margins
@@ -71,7 +71,7 @@ def main() -> None:
         work = begin(base, SILENT, store)
         images = margins(TorchRunner(work.model.model, work.stages.device), work.labelled, work.labelled.names)
         for name, found in sweep(jobs, measure, store=store):
-            figures = summary([m.figures for m in found])
+            figures = sheet.figures([m.figures for m in found])
             sheet.show(name, figures)
             layers = {path: statistics.fmean(m.layers[path] for m in found) for path in found[0].layers}
             rows.append({**name, **figures, "layers": layers, "decisions": [m.changes for m in found]})

@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 
 from erq_export.contract.errors import ErqError
+from erq_export.contract.records import plain_of
 from erq_export.contract.registry import unknown
 from erq_export.flow import page
+from erq_export.flow.compare import summary
 from erq_export.flow.store.store import Store
 
 FOLDER = Path(__file__).parent
@@ -68,11 +70,15 @@ def write(words: argparse.Namespace, name: str, report: page.Row) -> None:
     page.write(report, words.out, FOLDER / "pages" / f"{name}.md.j2")
 
 
+def figures(results: list[dict[str, float]]) -> dict[str, page.Row]:
+    """Every figure's mean, deviation and range over the seeds, as plain data."""
+    return {name: plain_of(figure) for name, figure in summary(results).items()}
+
+
 def show(name: page.Row, figures: Mapping[str, page.Row]) -> None:
     """A finished row, for who watches."""
-    print(
-        *name.values(), *(f"{n} {page.spread(row, '.4g', '.2g')}" for n, row in figures.items()), sep="  ", flush=True
-    )
+    cells = (f"{n} {page.spread(row, '.4g', '.2g')}" for n, row in figures.items())
+    print(*name.values(), *cells, sep="  ", flush=True)
 
 
 def noise(folder: Path, n: int) -> str:

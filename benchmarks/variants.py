@@ -12,9 +12,9 @@ import sheet
 
 from erq_export.calibrate.problems import layer_problems
 from erq_export.flow import page
-from erq_export.flow.compare import layer_error, summary
+from erq_export.flow.begin import begin
+from erq_export.flow.compare import layer_error
 from erq_export.flow.job import Job, resolve
-from erq_export.flow.run import begin
 from erq_export.flow.store.store import Store
 from erq_export.flow.sweep import Calibrated, sweep
 from erq_export.flow.ui import SILENT
@@ -78,7 +78,7 @@ def main() -> None:
     with sheet.opened(words) as store:
         about["ridge"] = ridge_shares(store)
         for name, found in sweep(jobs, measure, store=store):
-            figures = summary(found)
+            figures = sheet.figures(found)
             sheet.show(name, figures)
             rows.append({**name, **figures})
             beside = [row | {"better": {figure: better(row, rows, figure) for figure in JUDGED_BY}} for row in rows]

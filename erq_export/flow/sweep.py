@@ -12,7 +12,7 @@ from erq_export.contract.bundle import Bundle
 from erq_export.data.batches import batches
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.data.given import FromSource
-from erq_export.data.held_out import BATCH, Images, Prepared
+from erq_export.data.held_out import BATCH, HeldOut, Images, Prepared
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import begin
 from erq_export.flow.compare import seeds
@@ -45,7 +45,7 @@ class Calibrated:
         return self.artifact.read(Bundle.load)
 
     @property
-    def held_out(self) -> Images:
+    def held_out(self) -> HeldOut:
         """The job's labelled images. ValueError where it has none."""
         return self.work.labelled
 

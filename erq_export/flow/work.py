@@ -9,7 +9,7 @@ import torch
 from erq_export.contract.bundle import Bundle
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.data.given import Calibration
-from erq_export.data.held_out import Images
+from erq_export.data.held_out import HeldOut, Images
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.job import Job
 from erq_export.flow.meter import Meter
@@ -52,9 +52,9 @@ class Work:
     _sets: dict[int, CalibrationSet] = field(default_factory=dict, repr=False)
 
     @property
-    def labelled(self) -> Images:
-        """The held-out images, where there must be some. ValueError otherwise."""
-        if self.held_out is None:
+    def labelled(self) -> HeldOut:
+        """The held-out images of a source, where there must be some. ValueError otherwise."""
+        if not isinstance(self.held_out, HeldOut):
             raise ValueError(f"the job of {self.job.model.name} has no labelled images")
         return self.held_out
 
