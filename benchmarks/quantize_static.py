@@ -4,8 +4,8 @@ Its activations are uint8 and its weights int8 throughout: int8 activations are 
 them back to uint8. `reduce_range` changes weights, not kernels, and is left out: speed alone is asked here.
 """
 
-import tempfile
-from collections.abc import Iterator
+import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +15,30 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
-PRODUCTS = ["MatMul", "Gemm"]
-FLOAT_OUTPUTS = {"OpTypesToExcludeOutputQuantization": PRODUCTS}  # MatMulIntegerToFloat in place of QLinearMatMul
+from erq_export.backends.machine import versions
+from erq_export.data.calibration_set import CalibrationSet
+from erq_export.flow.artifacts import Artifact
+from erq_export.flow.store.entry import Work
+from erq_export.flow.store.key import code_hash, key
+from erq_export.flow.store.store import Store
 
-WITHOUT_WEIGHTS = "the products of attention"  # their nodes are looked up; MatMulConstBOnly does nothing in Q/DQ
-
-# Name of a setting: arguments of quantize_static. Q/DQ and per channel unless said otherwise; after quant_pre_process.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "every operator": {},
-    "every operator, per tensor": {"per_channel": False},
-    "products": {"op_types_to_quantize": PRODUCTS},
-    "products, per tensor": {"op_types_to_quantize": PRODUCTS, "per_channel": False},
-    "products, symmetric activations": {
-        "op_types_to_quantize": PRODUCTS,
-        "extra_options": {"ActivationSymmetric": True},
-    },
-    "products, QOperator": {"op_types_to_quantize": PRODUCTS, "quant_format": QuantFormat.QOperator},
-    "products and Softmax": {"op_types_to_quantize": [*PRODUCTS, "Softmax"]},
-    "products with float outputs": {"op_types_to_quantize": PRODUCTS, "extra_options": FLOAT_OUTPUTS},
-    "products with weights": {"op_types_to_quantize": PRODUCTS, "nodes_to_exclude": WITHOUT_WEIGHTS},
-    "products with weights, float outputs": {
-        "op_types_to_quantize": PRODUCTS,
-        "nodes_to_exclude": WITHOUT_WEIGHTS,
-        "extra_options": FLOAT_OUTPUTS,
-    },
-}
+SETTINGS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
 def float_attention(setting: str) -> bool:
     """Whether the products of attention, q kᵀ and softmax · v, stay in float32."""
-    return SETTINGS[setting].get("nodes_to_exclude") == WITHOUT_WEIGHTS
+    return "nodes_to_exclude" in SETTINGS[setting]
 
 
 class Images(CalibrationDataReader):  # type: ignore[misc]
     """Hands out the images of a tensor (n, 3, H, W) one by one."""
 
-    def __init__(self, name: str, pixels: Tensor) -> None:
-        self.name, self.left = name, iter(pixels.numpy())
+    def __init__(self, pixels: Tensor) -> None:
+        self.left = iter(pixels.numpy())
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         image = next(self.left, None)
-        return None if image is None else {self.name: image[None]}
+        return None if image is None else {"pixels": image[None]}
 
 
 def attention_products(graph: Path) -> list[str]:
@@ -65,20 +48,29 @@ def attention_products(graph: Path) -> list[str]:
     return [node.name for node in model.node if node.op_type == "MatMul" and node.input[1] not in constants]
 
 
-def graphs(float_graph: Path, pixels: Tensor, folder: Path) -> Iterator[tuple[str, Path]]:
-    """(setting, file) for every setting that works; a file that lies there already is not made again."""
-    with tempfile.TemporaryDirectory() as scratch:
-        prepared = Path(scratch) / "prepared.onnx"
-        for i, (name, words) in enumerate(SETTINGS.items()):
-            path = folder / f"{float_graph.stem}.quantize_static.{i}.onnx"
-            if not path.exists():
-                if not prepared.exists():
-                    quant_pre_process(str(float_graph), str(prepared))
-                if words.get("nodes_to_exclude") == WITHOUT_WEIGHTS:
-                    words = words | {"nodes_to_exclude": attention_products(prepared)}
-                half = path.with_suffix(".partial")
-                given = {"per_channel": True, "quant_format": QuantFormat.QDQ} | words
-                types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-                quantize_static(str(prepared), str(half), Images("pixels", pixels), **types, **given)
-                half.rename(path)
-            yield name, path
+def graphs(float_graph: Artifact, data: CalibrationSet, store: Store) -> dict[str, Path]:
+    """Every setting's graph by its name, kept."""
+    inputs = {"graph": float_graph.content, "images": data.sha256, **versions("onnxruntime-gpu")}
+
+    def make(setting: str, work: Work) -> None:
+        prepared, words = work.folder / "prepared.onnx", dict(SETTINGS[setting])
+        quant_pre_process(str(float_graph.folder / "model.onnx"), str(prepared))
+        if float_attention(setting):
+            words["nodes_to_exclude"] = attention_products(prepared)
+        words["quant_format"] = QuantFormat[words.get("quant_format", "QDQ")]
+        types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+        quantize_static(
+            str(prepared),
+            str(work.folder / "model.onnx"),
+            Images(data.pixels),
+            **types,
+            **{"per_channel": True} | words,
+        )
+        prepared.unlink()
+
+    found = {}
+    for name in SETTINGS:
+        its_key = key("graph", inputs, {"quantize_static": name}, code_hash(__name__))
+        entry = store.fetch("graph", its_key, partial(make, name), description=f"quantize_static: {name}")
+        found[name] = entry.folder / "model.onnx"
+    return found

@@ -1,32 +1,30 @@
 """Train the weights that ship as `demo`: python benchmarks/train_demo.py [--out FILE] [--epochs N] [--seed S]."""
 
-from __future__ import annotations
-
-import argparse
 import math
 import time
-from pathlib import Path
 
+import sheet
 import timm
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 from torch.optim.swa_utils import AveragedModel
 
+from erq_export.contract.errors import SpecError
+from erq_export.contract.spec import ModelSpec
 from erq_export.data.digits import Digits
+from erq_export.data.held_out import HeldOut
 from erq_export.models.demo import DEMO_ARCHITECTURE, DEMO_MODEL_ARGS, DEMO_PREPROCESS, DEMO_WEIGHTS
+from erq_export.models.loading import load as load_model
+from erq_export.validate.metrics.accuracy import decide
+from erq_export.validate.runners import TorchRunner
 
-N_THREADS = 1  # fixed, because the order of floating-point sums follows it; one also suits a shared machine
 BATCH = 50  # divides the 1200 training images: 24 steps an epoch
-PEAK_LR = 1e-3
-WEIGHT_DECAY = 0.05
-WARMUP_EPOCHS = 5
-LABEL_SMOOTHING = 0.1
+PEAK_LR, WEIGHT_DECAY, WARMUP_EPOCHS, LABEL_SMOOTHING = 1e-3, 0.05, 5, 0.1
 EMA_DECAY = 0.995  # a mean over about the last 200 steps, 8 epochs
-ROTATION = math.radians(12)
-SHEAR, ZOOM = 0.15, 0.15
+ROTATION, SHEAR, ZOOM = math.radians(12), 0.15, 0.15
 SHIFT = 0.15  # of half the image's width: 2.4 of 32 pixels
 NOISE = 0.05  # standard deviation; black is -1, white 1
 
@@ -100,33 +98,18 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, seed: i
     return averaged.module
 
 
-def top1(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images whose largest logit is their label's."""
-    model.eval()
-    with torch.inference_mode():
-        right = [(model(x).argmax(dim=1) == y).sum() for x, y in zip(images.chunk(6), labels.chunk(6), strict=True)]
-    return int(torch.stack(right).sum()) / len(labels)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=DEMO_WEIGHTS)
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = sheet.words(__doc__, {"out": DEMO_WEIGHTS, "epochs": 100, "seed": 0})
     if args.epochs <= WARMUP_EPOCHS:
-        parser.error(f"--epochs {args.epochs}: the warm-up alone takes {WARMUP_EPOCHS}")
-
-    torch.set_num_threads(N_THREADS)
+        raise SpecError(f"--epochs {args.epochs}", fix=f"more than {WARMUP_EPOCHS}: the warm-up alone takes them")
     train_images, train_labels = load(Digits("train"))
     trained = train(create(args.seed), train_images, train_labels, args.epochs, args.seed)
     args.out.write_bytes(save({key: tensor.half().contiguous() for key, tensor in trained.state_dict().items()}))
-
-    shipped = create(args.seed)
-    shipped.load_state_dict(load_file(args.out))  # float16 into float32: exact
-    print(f"held-out top-1 {top1(shipped, *load(Digits('held_out'))):.4f}")
-    print(f"train top-1    {top1(shipped, train_images, train_labels):.4f}")
+    shipped = load_model(ModelSpec(name="demo", checkpoint=str(args.out)), seed=0)  # float16 into float32: exact
+    for split in ("held_out", "train"):
+        images = HeldOut(source=Digits(split), preprocess=shipped.identity.preprocess)
+        print(f"{split} top-1 {decide(TorchRunner(shipped.model, torch.device('cpu')), images).top1():.2f} %")
 
 
 if __name__ == "__main__":
-    main()
+    sheet.start(main, threads=1)

@@ -22,6 +22,7 @@ BUDGET_S = 30.0
 LEAST_ROUNDS = 10  # whatever they take
 WARM_UP = 5
 Progress = Callable[[str, int, int], None]
+Clock = Callable[[], float]  # seconds
 
 
 def measure_latency(
@@ -32,25 +33,17 @@ def measure_latency(
     rounds: int = ROUNDS,
     budget_s: float = BUDGET_S,
     warm_up: int = WARM_UP,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
     progress: Progress = lambda *_: None,
 ) -> Latency:
     """Time the runners on `pixels` (B, 3, H, W): `rounds` rounds, or as many as begin within `budget_s`, at least 10.
 
     `threads` is recorded, not set: the runners must have been made with it. ValueError where two share a name.
     """
+    (t,) = in_turns(
+        runners, pixels, clocks=(clock,), rounds=rounds, budget_s=budget_s, warm_up=warm_up, progress=progress
+    )
     names = [runner.name for runner in runners]
-    if len(set(names)) != len(names) or not names:
-        raise ValueError(f"runners need different names, got {names}")
-    for _ in range(warm_up):
-        for runner in runners:
-            runner.logits(pixels)
-    seconds: list[list[float]] = []
-    begin = clock()
-    while len(seconds) < rounds and (len(seconds) < LEAST_ROUNDS or clock() - begin < budget_s):
-        progress("latency", len(seconds), rounds)
-        seconds.append([_timed(runner, pixels, clock) for runner in runners])
-    t = np.array(seconds)  # (rounds, runners)
     return Latency(
         batch=len(pixels),
         rounds=len(t),
@@ -60,6 +53,36 @@ def measure_latency(
         timings={name: timing(t[:, r]) for r, name in enumerate(names)},
         ratios={name: ratio(t[:, 0], t[:, r]) for r, name in enumerate(names) if r > 0},
     )
+
+
+def in_turns(
+    runners: Sequence[Runner],
+    pixels: Tensor,
+    *,
+    clocks: Sequence[Clock] = (time.perf_counter,),
+    least: int = LEAST_ROUNDS,
+    rounds: int = ROUNDS,
+    budget_s: float = BUDGET_S,
+    warm_up: int = WARM_UP,
+    progress: Progress = lambda *_: None,
+) -> NDArray[np.float64]:
+    """Seconds (clocks, rounds, runners): every round runs each runner once on `pixels`, read by all clocks at once.
+
+    `rounds` rounds, or as many as begin within `budget_s` of the first clock, at least `least`. ValueError where two
+    runners share a name.
+    """
+    names = [runner.name for runner in runners]
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"runners need different names, got {names}")
+    for _ in range(warm_up):
+        for runner in runners:
+            runner.logits(pixels)
+    seconds: list[list[list[float]]] = []
+    begin = clocks[0]()
+    while len(seconds) < rounds and (len(seconds) < least or clocks[0]() - begin < budget_s):
+        progress("latency", len(seconds), rounds)
+        seconds.append([_timed(runner, pixels, clocks) for runner in runners])
+    return np.array(seconds).transpose(2, 0, 1)
 
 
 def timing(t: NDArray[np.float64]) -> Timing:
@@ -74,7 +97,7 @@ def ratio(baseline: NDArray[np.float64], t: NDArray[np.float64]) -> Ratio:
     return Ratio(q25=q25, median=median, q75=q75, of_medians=float(np.median(baseline) / np.median(t)))
 
 
-def _timed(runner: Runner, pixels: Tensor, clock: Callable[[], float]) -> float:
-    begin = clock()
+def _timed(runner: Runner, pixels: Tensor, clocks: Sequence[Clock]) -> list[float]:
+    begin = [clock() for clock in clocks]
     runner.logits(pixels)
-    return clock() - begin
+    return [clock() - start for clock, start in zip(clocks, begin, strict=True)]

@@ -96,3 +96,10 @@ def nearest(W: Tensor, grid: Format, M: Tensor, limit: int) -> Tensor:  # noqa: 
 
 
 REFINEMENTS: dict[str, Refinement] = {"flip": flip, "paper": paper, "none": nearest}
+
+
+def enumerated(w: Tensor, down: Tensor, up: Tensor, M: Tensor) -> tuple[bool, ...]:
+    """The best of all 2ᵇ roundings of one row (b,), in float64: True is up. For small b, to hold the rules against."""
+    choices = torch.cartesian_prod(*[torch.tensor([False, True])] * len(w))  # (2ᵇ, b)
+    d = torch.where(choices, up, down) - w
+    return tuple(choices[int(((d @ M) * d).sum(1).argmin())].tolist())

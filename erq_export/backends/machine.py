@@ -1,6 +1,7 @@
 """Which CPU it ran on: its name and the instructions that decide how fast, and how exact, its integer products are."""
 
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -33,3 +34,14 @@ def _first_core(cpuinfo: Path) -> dict[str, str]:
 
 def _flags(rows: dict[str, str]) -> list[str]:
     return rows.get("flags", rows.get("Features", "")).split()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed version of each package, "none" where it is not installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found

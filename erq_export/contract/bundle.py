@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from erq_export.contract import bundle_checks
 from erq_export.contract.errors import DataError, SpecError
 from erq_export.contract.files import file_sha256
 from erq_export.contract.identity import Identity
@@ -128,12 +129,13 @@ class Bundle:
             return cls.of(description, load_file(path))
         except KeyError as e:
             raise DataError(f"{path} lacks the tensor {e} that {DESCRIPTION} names", fix="calibrate again") from e
-        except (SafetensorError, ValueError) as e:
+        except (SafetensorError, ValueError, OSError) as e:
             raise DataError(f"{folder} is no bundle: {e}", fix="calibrate again") from e
 
     @classmethod
     def of(cls, description: BundleDescription, tensors: dict[str, Tensor]) -> "Bundle":
-        """Inverse of `tensors` and `description`. KeyError for a tensor that is missing."""
+        """Inverse of `tensors` and `description`. KeyError for a tensor that is missing, DataError for one that cannot be."""
+        bundle_checks.check(description.spec, description.layers, description.operands, tensors)
         return Bundle(
             spec=description.spec,
             identity=_checked(description.model),

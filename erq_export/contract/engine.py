@@ -17,20 +17,17 @@ class Batch(Record, frozen=True, kw_only=True):
 
 
 class PlanSummary(Record, frozen=True, kw_only=True):
-    """How many layers of each sort the plan runs; `kernels` are those that multiply nothing, `layers` is the sum."""
+    """How many layers of each sort the plan runs, by number format; `kernels` multiply nothing, `layers` is the sum."""
 
-    int8_gemm: Count
-    fp_gemm: Count
-    int8_conv: Count
-    fp_conv: Count
-    int8_attention: Count
-    fp_attention: Count
+    gemm: dict[Arithmetic, Count]
+    conv: dict[Arithmetic, Count]
+    attention: dict[Arithmetic, Count]
     kernels: Count
     layers: Count
 
 
 class EngineRecord(FileRecord, frozen=True, kw_only=True):
-    """precision: of every layer that the graph claims;  attention: "int8" or "fp" where a fused kernel computes it, else
+    """precision: of every layer that the graph claims;  attention: its format where a fused kernel computes it, else
     what runs instead;  unfused: floating-point attentions without one;  problems: broken claims, in plain words."""
 
     FORMAT: ClassVar[int] = 3

@@ -1,6 +1,6 @@
 """manifest.json of a graph: what stands where in the file, what is claimed of it, and where it comes from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from msgspec import Meta
@@ -13,7 +13,7 @@ from erq_export.contract.spec import Argument, AttentionPrecision, Bits, Pack, T
 from erq_export.contract.targets import Container, named
 
 MANIFEST = "manifest.json"
-Arithmetic = Literal["int8", "fp"]
+Arithmetic = Literal["int8", "float8", "float4", "float16", "bfloat16", "float32"]  # of a product: its operands' format
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Code = Annotated[int, Meta(ge=-255, le=255)]
 DesignedBits = Annotated[int, Meta(ge=1, le=8)]
@@ -63,7 +63,8 @@ class LoweredOperand(Quantized, frozen=True, kw_only=True):
 
 
 class AttentionOperator(Row, frozen=True, kw_only=True):
-    """softmax(q kᵀ) v by its nodes: both products and the softmax between them. int8 where all four operands are."""
+    """softmax(q kᵀ) v by its nodes: both products and the softmax between them. int8 where all four operands are,
+    else the carrier."""
 
     precision: Arithmetic
     scores: ValueName
@@ -72,12 +73,13 @@ class AttentionOperator(Row, frozen=True, kw_only=True):
 
 
 class Claims(Record, frozen=True, kw_only=True):
-    """How many products of each kind the graph asks for, attention's two counted as one attention."""
+    """How many products of each kind the graph asks for, by number format; attention's two are one attention.
 
-    int8_gemm: Count
-    fp_gemm: Count
-    int8_attention: Count
-    fp_attention: Count
+    A format that is not named has none.
+    """
+
+    gemm: dict[Arithmetic, Count]
+    attention: dict[Arithmetic, Count]
 
 
 class Sizes(Record, frozen=True, kw_only=True):
@@ -125,3 +127,19 @@ class GraphManifest(FileRecord, frozen=True, kw_only=True):
 def by_path(rows: Iterable[R]) -> dict[str, R]:
     """The rows by their module path, in the order given."""
     return {row.path: row for row in rows}
+
+
+# As a report and a problem call a format.
+WORDS: dict[Arithmetic, str] = {
+    "int8": "INT8",
+    "float8": "FP8",
+    "float4": "FP4",
+    "float16": "FP16",
+    "bfloat16": "BF16",
+    "float32": "FP32",
+}
+
+
+def told(counts: Mapping[Arithmetic, int], what: str) -> str:
+    """Counts as a sentence has them: "48 INT8 and 2 FP16 GEMMs"; "no GEMMs" where there are none."""
+    return f"{' and '.join(f'{n} {WORDS[kind]}' for kind, n in counts.items() if n) or 'no'} {what}"

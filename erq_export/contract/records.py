@@ -144,9 +144,16 @@ def encode(record: Record) -> bytes:
 
 
 def plain_of(record: Record) -> dict[str, Any]:
-    """The record as plain data: dicts, lists or tuples, text and numbers, a FileRecord's `format` first."""
-    plain: dict[str, Any] = msgspec.to_builtins(record, enc_hook=encode_custom)
+    """The record as plain data: dicts, lists, text and numbers, a FileRecord's `format` first. As JSON gives it back."""
+    plain: dict[str, Any] = _with_lists(msgspec.to_builtins(record, enc_hook=encode_custom))
     return {"format": type(record).FORMAT, **plain} if isinstance(record, FileRecord) else plain
+
+
+def _with_lists(value: Any) -> Any:
+    """Lists in the place of tuples, which msgspec leaves as they are: data that was read equals data that was written."""
+    if isinstance(value, dict):
+        return {key: _with_lists(inner) for key, inner in value.items()}
+    return [_with_lists(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def decode(kind: type[R], data: bytes, *, source: str) -> R:

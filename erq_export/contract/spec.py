@@ -109,7 +109,7 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
 
     @classmethod
     def word(cls, name: str) -> str:
-        return "MODEL" if name == "name" else super().word(name)
+        return {"name": "MODEL", "model_args": "--model-arg"}.get(name, super().word(name))
 
 
 class DataSpec(Spec, frozen=True, kw_only=True):

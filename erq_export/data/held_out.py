@@ -66,6 +66,11 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.chosen)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the chosen images, in order."""
+        return [self.source.name(i) for i in self.chosen]
+
     @cached_property
     def labels(self) -> Tensor | None:
         """(n,) int64, where they are known."""

@@ -36,3 +36,13 @@ def check_enough(source: ImageSource, n: int) -> None:
             f"--calib {n} images were asked for, the data folder has {len(source)}",
             fix=f"--calib {len(source)}, or a larger folder for --data",
         )
+
+
+def check_class_folders(source: ImageSource, n_classes: int) -> None:
+    """The sorted order of class folders gives a model's class indices only where every class has one. DataError otherwise."""
+    folders = {Path(source.name(i)).parts[0] for i in range(len(source))}
+    if len(folders) != n_classes:
+        raise DataError(
+            f"--val has {len(folders)} class folders, the models have {n_classes} classes: sorted order would give wrong labels",
+            fix="--class-map FILE with a line FOLDER INDEX for each folder",
+        )

@@ -107,7 +107,7 @@ def _measured(work: Work, spec: Quantization, seed: int, images: Images | None) 
     found = {"logits_error": work.stages.logits_error(bundle, work.model, seen)}
     if seen.labels is not None:
         found = {"top1": work.reference_decisions(bundle, seen).top1()} | found
-    return found | {"layer_error": layer_error(Bundle.load(bundle.folder))}
+    return found | {"layer_error": layer_error(bundle.read(Bundle.load))}
 
 
 def measure_piece(work: Work, piece: Piece) -> None:

@@ -129,7 +129,7 @@ def calibrate(
     with _opened(store) as kept:
         work = begin(job, _shown(ui), kept, own)
         images = work.calibration_images(job.data.seed)
-        return Bundle.load(work.stages.bundle(work.model, images, job.quantization).folder)
+        return work.stages.bundle(work.model, images, job.quantization).read(Bundle.load)
 
 
 def export(

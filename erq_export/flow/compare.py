@@ -77,7 +77,7 @@ def quantization(job: Job, row: Row) -> Quantization:
 def measured(work: Work, asked: Quantization, pack: Pack, seed: int, images: Images) -> dict[str, float]:
     """One calibration's figures."""
     bundle = work.stages.bundle(work.model, work.calibration_images(seed), asked)
-    found = {"layer_error": layer_error(Bundle.load(bundle.folder))}
+    found = {"layer_error": layer_error(bundle.read(Bundle.load))}
     reference = work.reference_decisions(bundle, images)
     if not deployable(work.job.deploy.targets):
         return {"top1_reference": reference.top1()} | found

@@ -31,10 +31,9 @@ from erq_export.contract.report import (
 from erq_export.contract.targets import deployable, named
 from erq_export.data.held_out import Images
 from erq_export.flow.ablation import price
-from erq_export.flow.artifacts import Artifact
+from erq_export.flow.artifacts import Artifact, read_engine
 from erq_export.flow.compare import compare
 from erq_export.flow.job import Job
-from erq_export.flow.stages import read_engine
 from erq_export.flow.work import Work
 from erq_export.validate.latency import measure_latency
 from erq_export.validate.report.words import headline
@@ -192,10 +191,11 @@ def accuracy(work: Work, made: Made, images: Images) -> Accuracy:
 def latency(work: Work, graph: Artifact, pixels: Tensor) -> Latency:
     """ONNX Runtime on this CPU: the float32 model's graph against the quantized one, interleaved. Measured every time."""
     baseline, threads = work.stages.float_graph(work.model), torch.get_num_threads()
-    runners = [
-        OnnxRuntimeRunner(folder / "model.onnx", threads=threads, name=name)
-        for name, folder in (("float", baseline.folder), ("onnx", graph.folder))
-    ]
+
+    def runner(name: str, of: Artifact) -> OnnxRuntimeRunner:
+        return of.read(lambda folder: OnnxRuntimeRunner(folder / "model.onnx", threads=threads, name=name))
+
+    runners = [runner("float", baseline), runner("onnx", graph)]
     return measure_latency(runners, pixels, threads=threads)
 
 

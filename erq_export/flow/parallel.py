@@ -5,12 +5,13 @@ what the store keeps, so the result is that of one process to the last byte; a w
 """
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from erq_export.calibrate.budget import MIB, budget
@@ -88,9 +89,10 @@ def n_cores() -> int:
 def fill(pieces: Sequence[Piece], *, workers: int, progress: Callable[[int], None]) -> None:
     """Run the pieces, each a picklable call, in `workers` processes of one thread; `progress(n)` after every one.
 
-    Errors are left to whoever asks for the result: it meets them itself. Ctrl-C ends the workers.
+    Errors are left to whoever asks for the result: it meets them itself. Ctrl-C ends the workers, and so does the end of this
+    process, however it comes: after a kill nothing would collect them.
     """
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
         left: set[Future[None]] = {pool.submit(piece) for piece in pieces}
         try:
             while left:
@@ -106,8 +108,16 @@ def fill(pieces: Sequence[Piece], *, workers: int, progress: Callable[[int], Non
             raise
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the process that started this one, and end it as a kill does; the store is made for that."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)

@@ -12,12 +12,12 @@ from erq_export.contract.records import FileRecord, schema
 from erq_export.contract.report import Report
 from erq_export.contract.run_manifest import RunManifest
 from erq_export.flow.job import RunRecord
-from erq_export.flow.stages import LogitsError
+from erq_export.flow.stages import Figure
 
 FILES: dict[str, type[FileRecord]] = {
     "bundle": BundleDescription,
     "engine": EngineRecord,
-    "figures": LogitsError,
+    "figures": Figure,
     "graph-manifest": GraphManifest,
     "parity": ParityReport,
     "report": Report,

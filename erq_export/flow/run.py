@@ -9,7 +9,7 @@ import torch
 
 from erq_export import __version__
 from erq_export.backends.device import device_named
-from erq_export.backends.machine import processor
+from erq_export.backends.machine import processor, versions
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.files import write_bytes, write_text
 from erq_export.contract.output.folder import REPORTS, OutputFolder
@@ -18,11 +18,11 @@ from erq_export.contract.records import encode, plain_of
 from erq_export.contract.report import Report
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import deployable, named
-from erq_export.flow.artifacts import Artifact
+from erq_export.flow.artifacts import Artifact, read_engine
 from erq_export.flow.begin import NOTHING_OWN, Own, begin, check_cost
 from erq_export.flow.job import Job, RunRecord, absolute
 from erq_export.flow.measure import Made, measure, raise_gates
-from erq_export.flow.stages import Stages, read_engine, versions
+from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
 from erq_export.flow.work import Course, Work
@@ -114,7 +114,7 @@ def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> Report:
 def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made) -> Report:
     """Measure, write report.json and report.md, then let the gates speak."""
     measured = measure(work, folder.path, made)
-    bundle, costs = Bundle.load(made.bundle.folder), work.course.meter.stages
+    bundle, costs = made.bundle.read(Bundle.load), work.course.meter.stages
     report = measured.report(made.bundle, bundle, costs, machine=machine(), versions=version_of_packages())
 
     def fill(staging: Path) -> None:
@@ -161,10 +161,10 @@ def machine() -> dict[str, str]:
 def place(writing: Writing, name: str, artifact: Artifact) -> None:
     """The artifact's files as OUT/`name`, and its hash in the manifest."""
 
-    def fill(folder: Path) -> None:
-        for path in artifact.folder.iterdir():
+    def copy(source: Path, folder: Path) -> None:
+        for path in source.iterdir():
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)
 
-    writing.place(name, fill)
+    writing.place(name, lambda folder: artifact.read(lambda source: copy(source, folder)))
     writing.record(artifacts={**writing.manifest.artifacts, name: artifact.content})

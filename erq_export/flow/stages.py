@@ -2,25 +2,24 @@
 made of. Running again, comparing methods and pricing choices are the same stages over the same store."""
 
 import copy
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, cast
 
 import onnx_ir as ir
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from erq_export.backends.machine import processor
+from erq_export.backends.machine import processor, versions
 from erq_export.backends.tensorrt import Package
 from erq_export.calibrate.known_ranges import KnownRanges, deciding
 from erq_export.calibrate.loop import calibrate as find_integers
 from erq_export.calibrate.setting import Setting
 from erq_export.contract.bundle import Bundle, Deployed
-from erq_export.contract.engine import ENGINE, EngineRecord
-from erq_export.contract.manifest import MANIFEST, GraphManifest, Origin
+from erq_export.contract.manifest import MANIFEST, Origin
 from erq_export.contract.parity import ParityReport
 from erq_export.contract.records import FileRecord, encode, plain_of, read
 from erq_export.contract.spec import Pack, Quantization
@@ -36,7 +35,7 @@ from erq_export.exporters.onnx.write import (
     save_markers,
 )
 from erq_export.exporters.tensorrt.build import build as build_engine
-from erq_export.flow.artifacts import Artifact
+from erq_export.flow.artifacts import Artifact, read_manifest
 from erq_export.flow.store.entry import Work
 from erq_export.flow.store.key import code_hash, key
 from erq_export.flow.store.store import Make, Store
@@ -45,6 +44,7 @@ from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import reference_model
 from erq_export.validate.metrics.accuracy import Decisions, check_labels, decide
 from erq_export.validate.metrics.distance import relative_error
+from erq_export.validate.metrics.inside import output_errors
 from erq_export.validate.parity.check import check_parity
 from erq_export.validate.runners import Runner, TorchRunner
 
@@ -62,12 +62,13 @@ PARITY = "parity.json"
 DECISIONS, FIGURES, RANGES = "decisions.safetensors", "figures.json", "ranges.safetensors"
 
 
-class LogitsError(FileRecord, frozen=True, kw_only=True):
-    """‖ŷ − y‖/‖y‖ of the logits ŷ of a bundle's reference, y of the float model."""
+class Figure(FileRecord, frozen=True, kw_only=True):
+    """One number about a bundle's reference beside its float model."""
 
-    WHAT: ClassVar[str] = "error of the logits"
+    WHAT: ClassVar[str] = "figure"
 
-    relative_l2: float
+    name: str
+    value: float
 
 
 @dataclass
@@ -77,7 +78,7 @@ class Stages:
     store: Store
     ui: Ui
     device: torch.device
-    _traces: dict[str, ir.Model] = field(default_factory=dict, repr=False)  # by folder, read once
+    _traces: dict[str, ir.Model] = field(default_factory=dict, repr=False)  # by content, read once
 
     def bundle(self, model: Loaded, images: CalibrationSet, asked: Quantization) -> Artifact:
         """Calibrate; a run that was stopped goes on behind the last finished block. `model` stays as it is."""
@@ -97,7 +98,7 @@ class Stages:
             found.save(work.folder)
             self._keep_ranges(inputs, asked, known, n_sites=len(found.layers))
 
-        inputs = {"model": model.fingerprint, "images": images.sha256, **self._arithmetic(), **versions("numba")}
+        inputs = {"model": model.fingerprint, "images": images.sha256, **self.arithmetic(), **versions("numba")}
         return self._kept(
             "bundle", inputs, plain_of(asked), make, f"{asked.bits} {asked.method} of {model.identity.name}"
         )
@@ -106,7 +107,7 @@ class Stages:
         """Lower the trace for the target: model.onnx and manifest.json."""
 
         def make(work: Work) -> None:
-            found = Bundle.load(bundle.folder).deployed()
+            found = bundle.read(Bundle.load).deployed()
             made_of = origin(found, bundle.content)
             graph, manifest = lowered(self.markers(found), named(target), made_of, pack=pack)
             save(graph, work.folder / "model.onnx")
@@ -125,9 +126,9 @@ class Stages:
         model = {"timm_name": bundle.identity.timm_name, "model_args": plain_of(bundle.identity)["model_args"]}
         inputs = versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")
         trace = self._kept("trace", inputs, parts | model, make, f"trace of {bundle.identity.timm_name}")
-        if str(trace.folder) not in self._traces:
-            self._traces[str(trace.folder)] = ir.load(trace.folder / "markers.onnx")
-        return rebound(self._traces[str(trace.folder)], bundle) or marker_graph(bundle)
+        if trace.content not in self._traces:
+            self._traces[trace.content] = trace.read(lambda folder: ir.load(folder / "markers.onnx"))
+        return rebound(self._traces[trace.content], bundle) or marker_graph(bundle)
 
     def float_graph(self, model: Loaded) -> Artifact:
         """The float model's graph, for baselines."""
@@ -151,14 +152,17 @@ class Stages:
             return True
 
         def make(work: Work) -> None:
-            build_engine(
-                graph.folder / "model.onnx",
-                read_manifest(graph),
-                work.folder,
-                package=package,
-                compute_capabilities=capabilities,
-                batch=batch,
-                on_progress=on_progress,
+            manifest = read_manifest(graph)
+            graph.read(
+                lambda folder: build_engine(
+                    folder / "model.onnx",
+                    manifest,
+                    work.folder,
+                    package=package,
+                    compute_capabilities=capabilities,
+                    batch=batch,
+                    on_progress=on_progress,
+                )
             )
 
         gpu = {} if target.ahead_of_time else {"gpu": torch.cuda.get_device_name()}
@@ -170,21 +174,24 @@ class Stages:
         """Hold a graph in ONNX Runtime against the bundle's reference on `pixels`, whose hash is `images`."""
 
         def make(work: Work) -> None:
-            found = Bundle.load(bundle.folder).deployed()
-            report = check_parity(
-                reference_model(found),
-                graph.folder / "model.onnx",
-                read_manifest(graph),
-                found.layers,
-                pixels,
-                progress=self.ui.progress,
+            found = bundle.read(Bundle.load).deployed()
+            manifest = read_manifest(graph)
+            report = graph.read(
+                lambda folder: check_parity(
+                    reference_model(found),
+                    folder / "model.onnx",
+                    manifest,
+                    found.layers,
+                    pixels,
+                    progress=self.ui.progress,
+                )
             )
             (work.folder / PARITY).write_bytes(encode(report))
 
-        inputs = {"bundle": bundle.content, "graph": graph.content, "images": images, **self._arithmetic()}
+        inputs = {"bundle": bundle.content, "graph": graph.content, "images": images, **self.arithmetic()}
         inputs |= versions("onnxruntime-gpu")
         kept = self._kept("parity", inputs, {"n_images": len(pixels)}, make, "parity of a graph")
-        return read(ParityReport, kept.folder / PARITY)
+        return kept.read(lambda folder: read(ParityReport, folder / PARITY))
 
     def decisions(self, what: str, content: str, runner: Callable[[], Runner], images: Images) -> Decisions:
         """The classes that a runner gives every image; `content` is the hash of what runs, `what` its name in progress.
@@ -196,8 +203,9 @@ class Stages:
             found = decide(runner(), images, progress=lambda done, total: self.ui.progress(what, done, total))
             save_file({"top": found.top, "n_classes": torch.tensor(found.n_classes)}, work.folder / DECISIONS)
 
-        inputs = {"subject": content, "images": images.fingerprint, **self._arithmetic(), **versions("onnxruntime-gpu")}
-        tensors = load_file(self._kept("decisions", inputs, {}, make, f"decisions of {what}").folder / DECISIONS)
+        inputs = {"subject": content, "images": images.fingerprint, **self.arithmetic(), **versions("onnxruntime-gpu")}
+        kept = self._kept("decisions", inputs, {}, make, f"decisions of {what}")
+        tensors = kept.read(lambda folder: load_file(folder / DECISIONS))
         n_classes = int(tensors["n_classes"])
         check_labels(images.labels, n_classes)
         return Decisions(top=tensors["top"], labels=images.labels, n_classes=n_classes)
@@ -205,15 +213,37 @@ class Stages:
     def logits_error(self, bundle: Artifact, model: Loaded, images: Images) -> float:
         """‖ŷ − y‖/‖y‖ over the logits of all images: y of the float model, ŷ of the bundle's reference."""
 
+        def error(reference: nn.Module, exact: nn.Module) -> float:
+            return relative_error(TorchRunner(reference, self.device), TorchRunner(exact, self.device), images)
+
+        return self._figure("logits_error", bundle, model, images, error)
+
+    def deployed_error(self, bundle: Artifact, model: Loaded, images: Images) -> float:
+        """Σ‖ŷ − y‖²/Σ‖y‖² of a layer's output where it stands, the layers before it quantized too: mean over the layers."""
+
+        def error(reference: nn.Module, exact: nn.Module) -> float:
+            errors = output_errors(reference.to(self.device).eval(), exact.to(self.device).eval(), images)
+            return statistics.fmean(errors.values())
+
+        return self._figure("deployed_error", bundle, model, images, error)
+
+    def _figure(
+        self,
+        name: str,
+        bundle: Artifact,
+        model: Loaded,
+        images: Images,
+        error: Callable[[nn.Module, nn.Module], float],
+    ) -> float:
+        """One number about a bundle's reference beside its float model, kept by its name."""
+
         def make(work: Work) -> None:
-            reference = TorchRunner(reference_model(Bundle.load(bundle.folder)), self.device)
-            exact = TorchRunner(copy.deepcopy(model.model), self.device)
-            found = relative_error(reference, exact, images)
-            (work.folder / FIGURES).write_bytes(encode(LogitsError(relative_l2=found)))
+            found = error(reference_model(bundle.read(Bundle.load)), copy.deepcopy(model.model))
+            (work.folder / FIGURES).write_bytes(encode(Figure(name=name, value=found)))
 
         inputs = {"bundle": bundle.content, "model": model.fingerprint, "images": images.fingerprint}
-        kept = self._kept("figures", inputs | self._arithmetic(), {}, make, "error of the logits")
-        return read(LogitsError, kept.folder / FIGURES).relative_l2
+        kept = self._kept("figures", inputs | self.arithmetic(), {"figure": name}, make, name.replace("_", " "))
+        return kept.read(lambda folder: read(Figure, folder / FIGURES)).value
 
     def _known_ranges(self, inputs: Mapping[str, str], asked: Quantization) -> KnownRanges:
         """Grids that another calibration has found on the same activations; none where none was made."""
@@ -230,14 +260,14 @@ class Stages:
     def _ranges_key(self, inputs: Mapping[str, str], asked: Quantization) -> str:
         return key("ranges", inputs, deciding(Setting.of(asked)), code_hash(*_code("bundle")))
 
-    def _arithmetic(self) -> dict[str, str]:
-        """What decides the last bits of a float sum: library, device, processor."""
+    def arithmetic(self) -> dict[str, str]:
+        """What decides the last bits of a float sum: library, device, processor. The number of threads does not."""
         gpu = {"gpu": torch.cuda.get_device_name(self.device)} if self.device.type == "cuda" else {}
         return {**versions("torch", "timm"), "device": self.device.type, "processor": processor(), **gpu}
 
     def _kept(self, kind: str, inputs: Mapping[str, str], asked: Any, make: Make, description: str) -> Artifact:
-        code = code_hash(*_code(kind))
-        return Artifact.of(self.store.fetch(kind, key(kind, inputs, asked, code), make, description=description))
+        name = key(kind, inputs, asked, code_hash(*_code(kind)))
+        return Artifact.of(lambda: self.store.fetch(kind, name, make, description=description))
 
 
 def _code(kind: str) -> list[str]:
@@ -261,24 +291,3 @@ def origin(bundle: Bundle, content: str) -> Origin:
         method=spec.method,
         preprocess=identity.preprocess,
     )
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """The installed version of each package, "none" where it is not installed."""
-    found = {}
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
-
-
-def read_manifest(graph: Artifact) -> GraphManifest:
-    """What a graph claims. DataError where its manifest is damaged."""
-    return read(GraphManifest, graph.folder / MANIFEST)
-
-
-def read_engine(engine: Artifact) -> EngineRecord:
-    """What was compiled, and what it runs differently from the claims. DataError where the record is damaged."""
-    return read(EngineRecord, engine.folder / ENGINE)

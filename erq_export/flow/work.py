@@ -52,6 +52,13 @@ class Work:
     _sets: dict[int, CalibrationSet] = field(default_factory=dict, repr=False)
 
     @property
+    def labelled(self) -> Images:
+        """The held-out images, where there must be some. ValueError otherwise."""
+        if self.held_out is None:
+            raise ValueError(f"the job of {self.job.model.name} has no labelled images")
+        return self.held_out
+
+    @property
     def quiet(self) -> "Work":
         """The same, with stages that tell nothing."""
         return replace(self, course=Course(SILENT), stages=replace(self.stages, ui=SILENT))
@@ -83,13 +90,15 @@ class Work:
         """Of a bundle's fake-quant reference."""
 
         def runner() -> TorchRunner:
-            return TorchRunner(reference_model(Bundle.load(bundle.folder)), self.stages.device, name="reference")
+            return TorchRunner(reference_model(bundle.read(Bundle.load)), self.stages.device, name="reference")
 
         return self.stages.decisions("reference", bundle.content, runner, images)
 
     def graph_decisions(self, graph: Artifact, images: Images) -> Decisions:
         """Of a graph in ONNX Runtime."""
-        threads = torch.get_num_threads()
-        return self.stages.decisions(
-            "onnx", graph.content, lambda: OnnxRuntimeRunner(graph.folder / "model.onnx", threads=threads), images
-        )
+
+        def runner() -> OnnxRuntimeRunner:
+            threads = torch.get_num_threads()
+            return graph.read(lambda folder: OnnxRuntimeRunner(folder / "model.onnx", threads=threads))
+
+        return self.stages.decisions("onnx", graph.content, runner, images)

@@ -1,12 +1,12 @@
 """From a bundle back to a model: the fake-quant reference that everything deployed is held against."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import DataError
 from erq_export.contract.part import install
 from erq_export.contract.registry import resolve
-from erq_export.contract.sites import AttentionShape
+from erq_export.contract.sites import AttentionShape, submodule
 from erq_export.models import FAMILIES
 from erq_export.models.family import Family
 from erq_export.models.names import architecture
@@ -22,6 +22,7 @@ def reference_model(bundle: Bundle) -> nn.Module:
     """
     model = _prepared(bundle)
     own: set[str] = set()
+    _check_fit(model, bundle)
     for path, part in (*bundle.layers.items(), *bundle.operands.items()):
         install(model, path, part)
         own |= {f"{path}.{name}" for name in model.get_submodule(path).state_dict()}
@@ -29,6 +30,30 @@ def reference_model(bundle: Bundle) -> nn.Module:
     if surplus or set(missing) != own:
         raise DataError("the bundle's float weights do not fit its architecture", fix="calibrate again")
     return model.eval()
+
+
+def _check_fit(model: nn.Module, bundle: Bundle) -> None:
+    """DataError where a part of the bundle has no place of its shape in the prepared model, or a place has no part."""
+    stages = _family(bundle).stages(model)
+    layers = [site.path for stage in stages for site in stage.sites]
+    operands = {site.path: site.role for stage in stages for site in stage.operands}
+    if set(layers) != set(bundle.layers):
+        raise _unfit(f"{min(set(layers) ^ set(bundle.layers))} is quantized in one of them alone")
+    if bundle.operands and {path: part.role for path, part in bundle.operands.items()} != operands:
+        raise _unfit("the operands of its attention are others")
+    for path, part in bundle.layers.items():
+        weight: Tensor = submodule(model, path, nn.Linear).weight  # type: ignore[assignment]
+        wanted = tuple(weight.shape)  # (n, k)
+        if tuple(part.weight_q.shape) != wanted:
+            raise _unfit(f"{path} has a weight of {tuple(part.weight_q.shape)}, the architecture one of {wanted}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name, tensor in bundle.leftovers.items():
+        if name in shapes and tuple(tensor.shape) != shapes[name]:
+            raise _unfit(f"{name} has the shape {tuple(tensor.shape)}, the architecture {shapes[name]}")
+
+
+def _unfit(problem: str) -> DataError:
+    return DataError(f"bundle and architecture do not fit: {problem}", fix="calibrate again")
 
 
 def attention_shapes(bundle: Bundle) -> tuple[AttentionShape, ...]:
@@ -44,4 +69,11 @@ def _family(bundle: Bundle) -> Family:
 def _prepared(bundle: Bundle) -> nn.Module:
     name, args = bundle.identity.timm_name, bundle.identity.model_args
     check_size(name, args, source=SOURCE)
-    return _family(bundle).prepare(architecture(name, args, source=SOURCE))
+    model, family = architecture(name, args, source=SOURCE), _family(bundle)
+    if not family.claims(model):
+        raise _unfit(f"{name} is of another family than {family.name}")
+    if family.input_size(model) != bundle.identity.preprocess.input_size:
+        raise _unfit(
+            f"its images are {bundle.identity.preprocess.input_size}, the model takes {family.input_size(model)}"
+        )
+    return family.prepare(model)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from erq_export.contract.manifest import AttentionOperator
+from erq_export.contract.manifest import Arithmetic, AttentionOperator
 from erq_export.contract.quantized import OPERAND_MARKER
 
 MOVEMENT = {"Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Gather", "Split", "Expand", "Identity", "Flatten"}
@@ -13,8 +13,11 @@ _BESIDE_SCORES = {"Add", "Mul", "Div", "Cast", *MOVEMENT}  # bias, mask, scale
 _BEHIND_SOFTMAX = {"Clip", "QuantizeLinear", "DequantizeLinear", "Cast", *MOVEMENT}
 
 
-def attention_operators(model: ir.Model) -> list[AttentionOperator]:
-    """Every attention operator of a lowered graph, in its order. A softmax that no product follows is not one."""
+def attention_operators(model: ir.Model, carrier: Arithmetic) -> list[AttentionOperator]:
+    """Every attention operator of a lowered graph, in its order; those that are not integer compute in `carrier`.
+
+    A softmax that no product follows is not one.
+    """
     found = []
     for softmax in (node for node in model.graph if node.op_type == "Softmax"):
         scores, context = _producer(softmax.inputs[0], _BESIDE_SCORES), _product_behind(softmax)
@@ -24,7 +27,7 @@ def attention_operators(model: ir.Model) -> list[AttentionOperator]:
         integer = all(node is not None and node.op_type == "DequantizeLinear" for node in operands)
         names = {"scores": str(scores.name), "softmax": str(softmax.name), "context": str(context.name)}
         path = str(softmax.name).rpartition("/")[0]
-        found.append(AttentionOperator(path=path, precision="int8" if integer else "fp", **names))
+        found.append(AttentionOperator(path=path, precision="int8" if integer else carrier, **names))
     return found
 
 

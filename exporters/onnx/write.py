@@ -1,6 +1,7 @@
 """From a bundle to ONNX files: one trace, one lowering per target, checked, saved with a manifest of what it claims."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import onnx
@@ -85,7 +86,7 @@ def lowered(
         to_half(model)
     sites, operands = lower(model, target, pack=pack)
     Editor(model).finish()
-    attention = attention_operators(model)
+    attention = attention_operators(model, target.carrier)
     model.producer_name, model.producer_version = "erq-export", None
     for key, value in ({} if origin is None else plain_of(origin)).items():
         model.metadata_props[f"erq.{key}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
@@ -93,10 +94,8 @@ def lowered(
         target=target.name,
         opset=model.opset_imports[""],
         claims=Claims(
-            int8_gemm=len(sites),
-            fp_gemm=0,
-            int8_attention=sum(operator.precision == "int8" for operator in attention),
-            fp_attention=sum(operator.precision == "fp" for operator in attention),
+            gemm={"int8": len(sites)},
+            attention=dict(Counter(operator.precision for operator in attention)),
         ),
         bytes=sizes(markers, model, {site.path: site.w_bits for site in sites}, target),
         origin=origin,

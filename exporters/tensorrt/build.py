@@ -7,13 +7,13 @@ from erq_export.backends.tensorrt import Package, build_engine
 from erq_export.backends.watch import Progress
 from erq_export.contract.engine import ENGINE as RECORD
 from erq_export.contract.engine import Batch, EngineRecord
-from erq_export.contract.manifest import AttentionOperator, GraphManifest
+from erq_export.contract.manifest import WORDS, AttentionOperator, GraphManifest
 from erq_export.contract.records import encode
 
 from .plan import PlanLayer, attention_by_operator, compiled, plan_text, precision_by_node, products_apart, summarize
 
+FLOATING = WORDS.keys() - {"int8"}
 ENGINE, PLAN, LOG = "model.engine", "plan.txt", "build.log"
-_WORDS = {"int8": "INT8", "fp": "floating-point"}
 
 
 def build(
@@ -76,21 +76,23 @@ def claims_broken(
     ]
     claims, summary, operators = manifest.claims, summarize(layers), manifest.attention_operators
     apart = products_apart(layers, operators)
-    integer = summary.int8_gemm + summary.int8_conv - apart["int8"]
-    if integer != claims.int8_gemm:
-        problems.append(f"the graph claims {claims.int8_gemm} INT8 GEMMs, the plan has {integer}")
-    floating = summary.fp_gemm - apart["fp"]
-    if floating != claims.fp_gemm:
-        problems.append(f"the graph claims {claims.fp_gemm} floating-point GEMMs, the plan has {floating}")
+    for kind, word in WORDS.items():
+        as_gemm = summary.conv.get(kind, 0) if kind == "int8" else 0  # a layer may be compiled as a convolution
+        found, claimed = summary.gemm.get(kind, 0) + as_gemm - apart[kind], claims.gemm.get(kind, 0)
+        if found != claimed:
+            problems.append(f"the graph claims {claimed} {word} GEMMs, the plan has {found}")
     problems += [
-        f"{operator.path} is claimed as fused {_WORDS[operator.precision]} attention and runs {_run(attention, operator)}"
+        f"{operator.path} is claimed as fused {WORDS[operator.precision]} attention and runs {_run(attention, operator)}"
         for operator in operators
         if operator.precision == "int8" and attention.get(operator.path) != "int8"
     ]
-    for precision, found in (("int8", summary.int8_attention), ("fp", summary.fp_attention)):
-        fused = sum(attention.get(operator.path) == precision for operator in operators)
+    for kind, word in WORDS.items():
+        found, fused = (
+            summary.attention.get(kind, 0),
+            sum(attention.get(operator.path) == kind for operator in operators),
+        )
         if found != fused:
-            problems.append(f"the plan has {found} fused {_WORDS[precision]} attentions, {fused} are the graph's own")
+            problems.append(f"the plan has {found} fused {word} attentions, {fused} are the graph's own")
     return problems
 
 
@@ -99,11 +101,12 @@ def unfused(manifest: GraphManifest, attention: Mapping[str, str]) -> list[str]:
     return [
         f"{operator.path}: {_run(attention, operator)}"
         for operator in manifest.attention_operators
-        if operator.precision == "fp" and attention.get(operator.path) != "fp"
+        if operator.precision != "int8" and attention.get(operator.path) not in FLOATING
     ]
 
 
 def _run(attention: Mapping[str, str], operator: AttentionOperator) -> str:
     """What a block's attention runs, as it reads behind "runs"."""
     found = attention.get(operator.path, "in no layer of the plan")
-    return f"as fused {_WORDS[found]} attention" if found in _WORDS else found
+    words = {str(kind): word for kind, word in WORDS.items()}
+    return f"as fused {words[found]} attention" if found in words else found

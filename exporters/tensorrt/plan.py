@@ -20,8 +20,8 @@ from typing import Literal, TypeAlias
 
 from erq_export.backends.tensorrt import Engine
 from erq_export.contract.engine import PlanSummary
+from erq_export.contract.manifest import WORDS, AttentionOperator
 from erq_export.contract.manifest import Arithmetic as Precision
-from erq_export.contract.manifest import AttentionOperator
 
 Tensor: TypeAlias = tuple[str, tuple[int, ...]]  # (dtype, dims); a dim of -1 is dynamic
 Role: TypeAlias = Literal["gemm", "conv", "attention", "kernel", "none"]
@@ -30,6 +30,13 @@ _DTYPES = {
     **{"BFloat16": "bf16", "BF16": "bf16", "Float": "f32", "FP32": "f32", "Half": "f16", "FP16": "f16"},
     **{"Int8": "i8", "INT8": "i8", "UInt8": "u8", "Int4": "i4", "FP8": "fp8", "FP4": "fp4"},
     **{"Int32": "i32", "Int64": "i64", "Bool": "bool"},
+}
+_FLOATS: dict[str, Precision] = {  # widest first
+    "f32": "float32",
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "fp8": "float8",
+    "fp4": "float4",
 }
 _DTYPE = re.compile("|".join(sorted(_DTYPES, key=len, reverse=True)))
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), (?P<rest>.*)$", re.MULTILINE)
@@ -74,10 +81,19 @@ class PlanLayer:
         if self.role in ("none", "kernel"):
             return None
         if self.role == "attention":  # q, k and v; a bias or mask beside them stays floating
-            return "int8" if sum(dtype == "i8" for dtype, _ in self.inputs) >= 3 else "fp"
+            integer = sum(dtype == "i8" for dtype, _ in self.inputs) >= 3
+            return "int8" if integer else self._floating(self.inputs)
         operands = {*self.inputs[:1], *_matrices(self.inputs), *_matrices(self.constants)}
         integer = {dtype for dtype, _ in operands} == {"i8"}
-        return "int8" if integer and not _DEQUANTIZED_FC.search(self.name) else "fp"
+        return "int8" if integer and not _DEQUANTIZED_FC.search(self.name) else self._floating(tuple(operands))
+
+    def _floating(self, operands: Sequence[Tensor]) -> Precision:
+        """The format of most floating operands, the widest on ties; of the output where all are integers, widened first."""
+        for tensors in (operands, self.outputs):
+            n = Counter(_FLOATS[dtype] for dtype, _ in tensors if dtype in _FLOATS)
+            if n:
+                return max(_FLOATS.values(), key=lambda kind: n[kind])
+        return "float32"
 
 
 def parse_plan(log: str) -> tuple[PlanLayer, ...]:
@@ -92,17 +108,21 @@ def compiled(engine: Engine) -> tuple[PlanLayer, ...]:
 
 
 def summarize(layers: Iterable[PlanLayer]) -> PlanSummary:
-    n = Counter((layer.role, layer.precision) for layer in layers if layer.role != "none")
+    n: Counter[tuple[Role, Precision | None]] = Counter(
+        (layer.role, layer.precision) for layer in layers if layer.role != "none"
+    )
     return PlanSummary(
-        int8_gemm=n["gemm", "int8"],
-        fp_gemm=n["gemm", "fp"],
-        int8_conv=n["conv", "int8"],
-        fp_conv=n["conv", "fp"],
-        int8_attention=n["attention", "int8"],
-        fp_attention=n["attention", "fp"],
+        gemm=by_format(n, "gemm"),
+        conv=by_format(n, "conv"),
+        attention=by_format(n, "attention"),
         kernels=n["kernel", None],
         layers=n.total(),
     )
+
+
+def by_format(n: Counter[tuple[Role, Precision | None]], role: Role) -> dict[Precision, int]:
+    """The counts of one role, in the formats' own order."""
+    return {kind: n[role, kind] for kind in WORDS if n[role, kind]}
 
 
 def precision_by_node(layers: Iterable[PlanLayer]) -> dict[str, Precision]:
@@ -116,11 +136,16 @@ def precision_by_node(layers: Iterable[PlanLayer]) -> dict[str, Precision]:
         for node in layer.nodes:
             if match := _MULTIPLIER.fullmatch(node):
                 found.setdefault(match["path"], set()).update({layer.precision} if layer.precision else ())
-    return {path: "int8" if seen == {"int8"} else "fp" for path, seen in found.items()}
+    return {path: _one_of(seen) for path, seen in found.items()}
+
+
+def _one_of(seen: set[Precision]) -> Precision:
+    """The format of a node that several layers multiply for: the widest; float32 where none is known to."""
+    return next((kind for kind in (*_FLOATS.values(), *WORDS) if kind in seen), "float32")
 
 
 def attention_by_operator(layers: Sequence[PlanLayer], operators: Iterable[AttentionOperator]) -> dict[str, str]:
-    """Module path -> "int8" or "fp" where a fused kernel computes the attention, else what the plan runs instead.
+    """Module path -> the format where a fused kernel computes the attention, else what the plan runs instead.
 
     A fused kernel carries its operator's nodes in `Metadata`; the same kernel never serves two operators.
     """
@@ -134,8 +159,7 @@ def _attention(layers: Sequence[PlanLayer], operator: AttentionOperator) -> str:
     if len(fused) == 1:
         return str(fused.pop())
     n = Counter(layer.precision for layer in mine if layer.role == "gemm")
-    words: dict[Precision, str] = {"int8": "INT8 GEMMs", "fp": "floating-point GEMMs"}
-    parts = [f"{n[precision]} {word}" for precision, word in words.items() if n[precision]]
+    parts = [f"{n[kind]} {word} GEMMs" for kind, word in WORDS.items() if n[kind]]
     others = sum(layer.role == "kernel" for layer in mine)
     return f"not fused: {', '.join(parts) or 'no GEMM of its own'} and {others} other kernels"
 
@@ -155,7 +179,8 @@ def _line(layer: PlanLayer) -> str:
     sources = sorted(node for node in layer.nodes if _MULTIPLIER.fullmatch(node))
     label = "+".join(sources) if layer.role in ("gemm", "conv") and sources else _MANGLED.sub("", layer.name)
     reads, writes = _tensors(layer.inputs + _matrices(layer.constants)), _tensors(layer.outputs)
-    return f"{layer.precision or '-':<5}{layer.kind:<15}{label}: {reads} -> {writes}"
+    mark = layer.precision if layer.precision in (None, "int8") else "fp"  # the types behind it say which
+    return f"{mark or '-':<5}{layer.kind:<15}{label}: {reads} -> {writes}"
 
 
 def _tensors(tensors: Iterable[Tensor]) -> str:

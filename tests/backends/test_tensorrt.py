@@ -37,8 +37,8 @@ def engine(vit: Path) -> Engine:
 @needs_rtx
 def test_every_quantized_layer_runs_in_int8(engine: Engine) -> None:
     summary = summarize(compiled(engine))
-    assert (summary.int8_gemm, summary.fp_gemm) == (len(LINEARS), 0)
-    assert (summary.int8_attention, summary.fp_attention) == (0, DEPTH)
+    assert summary.gemm == {"int8": len(LINEARS)}
+    assert summary.attention == {"float16": DEPTH}
     assert precision_by_node(compiled(engine)) == dict.fromkeys(LINEARS, "int8")
 
 
@@ -46,14 +46,14 @@ def test_every_quantized_layer_runs_in_int8(engine: Engine) -> None:
 def test_the_floating_graph_runs_none_in_int8(tmp_path: Path) -> None:
     layers = compiled(rtx(ViT("float").save(tmp_path / "float.onnx")))
     summary = summarize(layers)
-    assert (summary.int8_gemm, summary.fp_gemm, summary.fp_attention) == (0, len(LINEARS), DEPTH)
-    assert precision_by_node(layers) == dict.fromkeys(LINEARS, "fp")
+    assert (summary.gemm, summary.attention) == ({"float16": len(LINEARS)}, {"float16": DEPTH})
+    assert precision_by_node(layers) == dict.fromkeys(LINEARS, "float16")
 
 
 @needs_rtx
 def test_the_silent_fallback_of_a_per_channel_qkv_is_seen(tmp_path: Path) -> None:
     precisions = precision_by_node(compiled(rtx(ViT("channel").save(tmp_path / "channel.onnx"))))
-    assert [path for path, precision in precisions.items() if precision == "fp"] == [
+    assert [path for path, precision in precisions.items() if precision == "float16"] == [
         f"blocks.{i}.attn.qkv" for i in range(DEPTH)
     ]
 
@@ -61,7 +61,7 @@ def test_the_silent_fallback_of_a_per_channel_qkv_is_seen(tmp_path: Path) -> Non
 @needs_rtx
 def test_clipping_to_four_bits_keeps_int8(tmp_path: Path) -> None:
     summary = summarize(compiled(rtx(ViT(bits=4).save(tmp_path / "clip.onnx"))))
-    assert (summary.int8_gemm, summary.fp_gemm, summary.fp_attention) == (len(LINEARS), 0, DEPTH)
+    assert (summary.gemm, summary.attention) == ({"int8": len(LINEARS)}, {"float16": DEPTH})
 
 
 @needs_rtx
@@ -204,4 +204,4 @@ def test_tensorrt_itself_needs_a_gpu(vit: Path, monkeypatch: pytest.MonkeyPatch)
         build_engine(vit, package="tensorrt")
     assert "--to tensorrt-rtx" in caught.value.fix
     monkeypatch.setattr(adapter, "cuda_device_count", lambda: 1)
-    assert summarize(compiled(build_engine(vit, package="tensorrt"))).int8_gemm == len(LINEARS)
+    assert summarize(compiled(build_engine(vit, package="tensorrt"))).gemm["int8"] == len(LINEARS)

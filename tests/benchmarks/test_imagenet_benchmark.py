@@ -3,9 +3,9 @@
 import importlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from erq_export.contract.spec import ModelSpec
+from erq_export.flow.store.store import Store
 from erq_export.models.aliases import ALIASES
 from erq_export.models.loading import load
 
@@ -45,8 +46,9 @@ def start(imagenet: ModuleType, stand_in: Path, capsys: pytest.CaptureFixture[st
     def call(*words: str) -> tuple[int, str]:
         folders = ("--train", stand_in / "train", "--val", stand_in / "val", "--out", stand_in / "out")
         tiny = ("--models", MODEL, "--methods", "rtn", "--bits", "w4a4", "--calib", "2", "--no-pretrained")
+        given = [str(w) for w in (*folders, "--store", stand_in / "store", *tiny, *words)]
         try:
-            imagenet.main([str(w) for w in (*folders, *tiny, *words)])
+            imagenet.sheet.start(partial(imagenet.main, given))
             code = 0
         except SystemExit as e:
             code = int(e.code or 0)
@@ -62,9 +64,17 @@ def class_map(folder: Path, n0: int, n1: int, n2: int) -> Path:
     return path
 
 
-def results(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    found = json.loads((folder / "out" / "imagenet.json").read_text(encoding="utf-8"))["results"]
-    return {(row["method"], row["seed"]): row for row in found}
+def results(folder: Path) -> dict[str, list[float]]:
+    """Top-1 of the float model, and of every calibration seed by method."""
+    found = json.loads((folder / "out" / "imagenet.json").read_text(encoding="utf-8"))
+    assert [row["model"] for row in found["floats"]] == [MODEL]
+    return {"float": [found["floats"][0]["top1"]]} | {row["method"]: row["top1"]["all"] for row in found["results"]}
+
+
+def made(folder: Path) -> list[str]:
+    """Kinds of what the store was made to hold, in order."""
+    with Store.at(folder / "store") as store:
+        return [event.kind for event in store.events() if event.event == "made"]
 
 
 def predicted(folder: Path) -> dict[str, int]:
@@ -85,7 +95,7 @@ def predicted(folder: Path) -> dict[str, int]:
     return found
 
 
-def test_the_chain_runs_is_kept_and_measures_again_what_was_asked_otherwise(start: Start, stand_in: Path) -> None:
+def test_the_chain_runs_and_a_second_start_makes_nothing_again(start: Start, stand_in: Path) -> None:
     says = predicted(stand_in)
     n1 = says["n1/0.png"]
     classes = class_map(stand_in, says["n0/0.png"], n1, (says["n2/0.png"] + 1) % 1000)
@@ -93,26 +103,26 @@ def test_the_chain_runs_is_kept_and_measures_again_what_was_asked_otherwise(star
     code, said = start("--class-map", str(classes), "--seeds", "2")
     assert code == 0, said
     first = results(stand_in)
-    assert set(first) == {("float", 0), ("rtn", 0), ("rtn", 1)}
-    assert first["float", 0]["top1"] == 100 * right / 4
+    assert {method: len(values) for method, values in first.items()} == {"float": 1, "rtn": 2}
+    assert first["float"] == [100 * right / 4]
     assert "random weights" in said
     page = (stand_in / "out" / "imagenet.md").read_text(encoding="utf-8")
     assert "| ERQ, TPAMI | 61.79 |" in page
     assert "| full precision, published | 72.21 |" in page
     assert f"| **float, here** | {100 * right / 4:.2f} |" in page
 
-    (stand_in / "out" / "runs" / f"{MODEL}.w4a4.rtn.1.json").write_text('{"half', encoding="utf-8")  # a killed run's
+    before = made(stand_in)
+    assert sorted(before) == ["bundle", "bundle", "decisions", "decisions", "decisions"]
     code, said = start("--class-map", str(classes), "--seeds", "2")
     assert code == 0
-    assert said.count("kept") == 2
-    again = results(stand_in)
-    assert {k: row["top1"] for k, row in again.items()} == {k: row["top1"] for k, row in first.items()}
+    assert made(stand_in) == before
+    assert results(stand_in) == first
 
     class_map(stand_in, (says["n0/0.png"] + 1) % 1000, n1, (says["n2/0.png"] + 1) % 1000)  # other labels, other result
     code, said = start("--class-map", str(classes))
     assert code == 0
-    assert "kept" not in said
-    assert results(stand_in)["float", 0]["top1"] == 100 * (right - 1) / 4
+    assert results(stand_in)["float"] == [100 * (right - 1) / 4]
+    assert made(stand_in) == before  # the decisions are what they were
 
 
 def test_three_class_folders_are_not_taken_for_the_first_three_of_a_thousand(start: Start, stand_in: Path) -> None:
@@ -145,7 +155,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_measured(
 
 def test_weights_of_ones_own_must_be_there(imagenet: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "deit_s.pth").touch()
-    assert imagenet.checkpoint_of("deit_s", tmp_path) == tmp_path / "deit_s.pth"
+    assert imagenet.checkpoint_of("deit_s", tmp_path) == str(tmp_path / "deit_s.pth")
     with pytest.raises(imagenet.DataError, match="no weights of deit_t"):
         imagenet.checkpoint_of("deit_t", tmp_path)
 
@@ -154,7 +164,7 @@ def test_weights_of_ones_own_must_be_there(imagenet: ModuleType, tmp_path: Path)
     ("top1", "loud"), [(72.21, False), (72.50, False), (71.92, False), (72.52, True), (71.90, True)]
 )
 def test_a_float_model_that_is_not_the_papers_is_said(imagenet: ModuleType, top1: float, loud: bool) -> None:
-    row = {"model": MODEL, "top1": top1, "settings": {"weights": "checkpoint", "val": {"n_images": 50000}}}
+    row = {"model": MODEL, "top1": top1, "weights": "checkpoint", "n_images": 50000}
     assert ("72.21" in imagenet.deviation(row)) == loud
 
 

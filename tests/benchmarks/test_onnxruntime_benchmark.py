@@ -1,6 +1,7 @@
 """The ONNX Runtime benchmark: kernels are counted where they belong, and ratios are paired by round."""
 
 import importlib
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -62,10 +63,19 @@ def test_each_of_ours_is_held_beside_the_same_products_in_integers(module: Modul
     ("to_theirs", "says"), [((0.8, 0.9, 0.99), "slower in 1 lines"), ((0.8, 0.9, 1.1), "nowhere slower")]
 )
 def test_slower_is_said_only_beyond_the_spread(
-    module: ModuleType, to_theirs: tuple[float, float, float], says: str
+    module: ModuleType, tmp_path: Path, to_theirs: tuple[float, float, float], says: str
 ) -> None:
-    beside = dict(zip(("p10", "ratio", "p90"), to_theirs, strict=True))
-    run = {"wall": {"float32": {"ratio": 1.0}, "ours": {"ratio": 1.9}}, "ours_to_theirs": {"ours": beside}}
-    (said,) = module.verdict({"model": "vit_s", "runs": [run]})
+    beside = {"theirs": "quantize_static"} | dict(zip(("p10", "ratio", "p90"), to_theirs, strict=True))
+    wall = {
+        name: {"ratio": ratio, "p10": 1, "p90": 2, "median_ms": 9} for name, ratio in (("float32", 1), ("ours", 1.9))
+    }
+    run = {"threads": 1, "batch": 1, "wall": wall, "ours_to_theirs": {"ours": beside}}
+    settings = {"batches": [1], "speed_at_batches": {}, "chosen": {}}
+    model = {"model": "vit_s", "runs": [run], "profiles": {}, "quantize_static": settings}
+    machine = module.page.machine("onnxruntime-gpu", "torch", "timm") | {"cores": 2}
+    module.sheet.write(
+        Namespace(out=tmp_path), "onnxruntime", {"machine": machine, "rounds": 1, "seconds": 0.0, "models": [model]}
+    )
+    said = (tmp_path / "onnxruntime.md").read_text(encoding="utf-8")
     assert says in said
     assert "1.90 to 1.90 × float32 (wanted at vit_s: 2.2)" in said

@@ -337,7 +337,7 @@ def test_the_report_holds_what_was_measured(finished: Path) -> None:
     assert all(s.wall_s >= 0 and s.peak_mib > 0 for s in report.stages)
     engine, claims = report.targets["tensorrt-rtx"].engine, report.targets["tensorrt-rtx"].claims
     assert engine is not None
-    assert engine.plan.int8_gemm == claims.int8_gemm == len(report.layers) == 10
+    assert engine.plan.gemm["int8"] == claims.gemm["int8"] == len(report.layers) == 10
     assert set(engine.precision.values()) == {"int8"}
     assert set(report.targets["onnx"].executed.values()) == {"MatMulIntegerToFloat"}
     assert any("compiled, not run" in text for text in report.not_verified)

@@ -105,9 +105,9 @@ def names_the_value(problem: str, damaged: Damaged) -> bool:
     ("path", "value", "says"),
     [
         (
-            ("targets", "onnx", "claims", "int8_gemm"),
+            ("targets", "onnx", "claims", "gemm", "int8"),
             "2",
-            "at $.targets.onnx.claims.int8_gemm is '2': expected an integer",
+            "at $.targets.onnx.claims.gemm.int8 is '2': expected an integer",
         ),
         (("layers", 0, "w_bits"), 9, "at $.layers[0].w_bits is 9: expected an integer <= 8"),
         (
@@ -143,8 +143,8 @@ def test_the_key_is_found_among_many(where: int) -> None:
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
 def test_no_record_with_infinity_is_written(value: float) -> None:
-    record = FILES["figures"](relative_l2=value)
-    with pytest.raises(ValueError, match=r"LogitsError holds .* at \$\.relative_l2"):
+    record = FILES["figures"](name="logits_error", value=value)
+    with pytest.raises(ValueError, match=r"Figure holds .* at \$\.value"):
         encode(record)
 
 

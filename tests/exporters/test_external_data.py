@@ -97,5 +97,5 @@ def test_an_engine_is_built_from_both(out: OutputFolder, tmp_path: Path) -> None
         compute_capabilities=("8.9",),
         batch=(1, 2, 4),
     )
-    assert summarize(compiled(one)).int8_gemm == record.plan.int8_gemm == len(TINY_LAYERS)
+    assert summarize(compiled(one)).gemm == record.plan.gemm == {"int8": len(TINY_LAYERS)}
     assert abs(len(one.blob) - record.bytes) < 4096  # the weights are in it

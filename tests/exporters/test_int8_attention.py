@@ -109,9 +109,7 @@ def parity(case: Case, target: str, path: Path | None = None, manifest: GraphMan
 @pytest.mark.parametrize("target", GRAPHS)
 def test_the_manifest_claims_every_attention_and_lists_every_operand(case: Case, target: str) -> None:
     manifest = case.manifests[target]
-    assert manifest.claims == Claims(
-        int8_gemm=len(case.bundle.layers), fp_gemm=0, int8_attention=case.n_blocks, fp_attention=0
-    )
+    assert manifest.claims == Claims(gemm={"int8": len(case.bundle.layers)}, attention={"int8": case.n_blocks})
     assert set(by_path(manifest.operands)) == set(case.bundle.operands)
     graph = onnx.load(case.files[target]).graph
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
@@ -370,8 +368,8 @@ def test_tensorrt_fuses_every_attention_in_int8(case: Case, tmp_path: Path) -> N
     assert (record.problems, record.unfused) == ((), ())
     assert set(record.attention.values()) == {"int8"}
     plan = record.plan
-    assert (plan.int8_attention, plan.fp_attention) == (case.n_blocks, 0)
-    assert (plan.int8_gemm, plan.fp_gemm) == (len(case.bundle.layers), 0)
+    assert plan.attention == {"int8": case.n_blocks}
+    assert plan.gemm == {"int8": len(case.bundle.layers)}
 
 
 @needs_rtx
@@ -382,8 +380,8 @@ def test_tensorrt_fuses_every_attention_in_float16(name: str, tmp_path: Path) ->
     save(graph, tmp_path / "model.onnx")
     record = engine(tmp_path / "model.onnx", manifest, tmp_path)
     assert (record.problems, record.unfused) == ((), ())
-    assert set(record.attention.values()) == {"fp"}
-    assert record.plan.int8_gemm == len(bundle.layers)
+    assert set(record.attention.values()) == {"float16"}
+    assert record.plan.gemm["int8"] == len(bundle.layers)
 
 
 @needs_rtx

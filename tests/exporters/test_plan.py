@@ -38,10 +38,10 @@ I8, F16 = ("i8", (-1, 64)), ("f16", (-1, 64))
 
 def test_a_captured_plan_gives_its_counts() -> None:
     assert summarize(parse_plan(PER_CHANNEL)) == PlanSummary(
-        int8_gemm=3, fp_gemm=1, int8_conv=0, fp_conv=0, int8_attention=0, fp_attention=1, kernels=9, layers=14
+        gemm={"int8": 3, "float16": 1}, conv={}, attention={"float16": 1}, kernels=9, layers=14
     )
     assert summarize(parse_plan(INT8_ATTENTION)) == PlanSummary(
-        int8_gemm=2, fp_gemm=0, int8_conv=0, fp_conv=0, int8_attention=1, fp_attention=0, kernels=3, layers=6
+        gemm={"int8": 2}, conv={}, attention={"int8": 1}, kernels=3, layers=6
     )
 
 
@@ -70,7 +70,7 @@ def test_no_layer_tensor_or_node_is_lost(log: str) -> None:
 def test_the_layer_that_fell_back_is_named_and_no_other() -> None:
     """fc1 and fc2 too appear in the Metadata of kernels that do not multiply (their epilogues)."""
     assert precision_by_node(parse_plan(PER_CHANNEL)) == {
-        "b0.qkv": "fp",
+        "b0.qkv": "float16",
         "b0.proj": "int8",
         "b0.fc1": "int8",
         "b0.fc2": "int8",
@@ -89,22 +89,28 @@ Format/Datatype: Row major linear FP32 }], ParameterType: Convolution, TacticNam
 Metadata: [ONNX Layer: c/Conv]
 """
     layers = parse_plan(log)
-    assert (summarize(layers).int8_gemm, summarize(layers).fp_conv) == (1, 1)
-    assert precision_by_node(layers) == {"a": "int8", "c": "fp"}
+    assert (summarize(layers).gemm, summarize(layers).conv) == ({"int8": 1}, {"float32": 1})
+    assert precision_by_node(layers) == {"a": "int8", "c": "float32"}
 
 
 @pytest.mark.parametrize(
     ("layer", "precision"),
     [
         (gemm(I8), "int8"),
-        (gemm(F16), "fp"),  # weight-only quantization
-        (gemm(("f16", (1, 64))), "fp"),  # the same for one row
-        (gemm(I8, weight=("f16", (64, 64))), "fp"),
+        (gemm(F16), "float16"),  # weight-only quantization
+        (gemm(("f16", (1, 64))), "float16"),  # the same for one row
+        (gemm(I8, weight=("f16", (64, 64))), "float16"),
         (gemm(I8, ("f16", (1, 64))), "int8"),  # a bias is no operand
         (gemm(I8, kind="runtime_fusion", name="__myl_FcAdd_myl0_1"), "int8"),
-        (gemm(I8, kind="runtime_fusion", name="__myl_CastMulFc_myl0_1"), "fp"),  # widened, then multiplied
+        (gemm(I8, kind="runtime_fusion", name="__myl_CastMulFc_myl0_1"), "float16"),  # widened, then multiplied
         (gemm(I8, I8, I8, F16, kind="kgen", name="_gemm_mha_v2_myl0_4"), "int8"),  # F16: a mask
-        (gemm(I8, I8, F16, kind="kgen", name="_gemm_mha_v2_myl0_4"), "fp"),
+        (gemm(I8, I8, F16, kind="kgen", name="_gemm_mha_v2_myl0_4"), "float16"),
+        (
+            gemm(F16, F16, F16, ("f32", (64, 64)), kind="kgen", name="_gemm_mha_v2_myl0_4"),
+            "float16",
+        ),  # a mask in float32
+        (gemm(("fp8", (-1, 64)), weight=("fp8", (64, 64))), "float8"),
+        (gemm(("f32", (-1, 64)), weight=("f16", (64, 64))), "float32"),  # the widest on ties
         (gemm(I8, kind="kgen"), None),
     ],
 )
@@ -117,12 +123,12 @@ def test_a_module_called_mha_is_not_fused_attention() -> None:
 
 
 def test_one_floating_part_makes_the_node_floating() -> None:
-    assert precision_by_node([gemm(I8), gemm(F16)]) == {"a": "fp"}
+    assert precision_by_node([gemm(I8), gemm(F16)]) == {"a": "float16"}
     assert precision_by_node([gemm(I8), gemm(I8)]) == {"a": "int8"}
 
 
 def test_what_is_not_seen_to_multiply_is_not_claimed() -> None:
-    assert precision_by_node([gemm(I8, kind="kgen")]) == {"a": "fp"}
+    assert precision_by_node([gemm(I8, kind="kgen")]) == {"a": "float32"}
     assert precision_by_node([gemm(I8, node="a/Add")]) == {}
 
 
@@ -149,7 +155,7 @@ def test_the_last_plan_of_a_log_counts() -> None:
 
 FUSED, APART, GONE = (
     AttentionOperator(
-        path=path, precision="fp", scores=f"{path}/MatMul", softmax=f"{path}/S", context=f"{path}/MatMul_1"
+        path=path, precision="float16", scores=f"{path}/MatMul", softmax=f"{path}/S", context=f"{path}/MatMul_1"
     )
     for path in ("b0.attn", "b1.attn", "b2.attn")
 )
@@ -163,8 +169,8 @@ PLAN = [  # the first block's attention is one kernel, the second's four, the th
 
 def test_each_attention_says_what_computes_it() -> None:
     assert attention_by_operator(PLAN, (FUSED, APART, GONE)) == {
-        "b0.attn": "fp",
-        "b1.attn": "not fused: 1 INT8 GEMMs, 1 floating-point GEMMs and 1 other kernels",
+        "b0.attn": "float16",
+        "b1.attn": "not fused: 1 INT8 GEMMs, 1 FP16 GEMMs and 1 other kernels",
         "b2.attn": "not fused: no GEMM of its own and 0 other kernels",
     }
 
@@ -174,25 +180,25 @@ def attentions(*operators: AttentionOperator) -> GraphManifest:
     return GraphManifest(
         target="tensorrt-rtx",
         opset=20,
-        claims=Claims(int8_gemm=0, fp_gemm=0, int8_attention=0, fp_attention=len(operators)),
+        claims=Claims(gemm={}, attention={"float16": len(operators)}),
         bytes=Sizes(float32=0, int8=0, int4=0, written=0),
         sites=(),
         attention_operators=operators,
     )
 
 
-@pytest.mark.parametrize("precision", ["fp", "int8"])
+@pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_an_attention_that_is_not_fused_breaks_a_claim_of_int8_and_is_told_otherwise(precision: str) -> None:
     """Its products are GEMMs of the plan that no layer claims; they are not counted against the layers."""
     manifest = attentions(*(structs.replace(operator, precision=precision) for operator in (FUSED, APART)))
     attention = attention_by_operator(PLAN, (FUSED, APART))
     problems, told = claims_broken(manifest, PLAN, {}, attention), unfused(manifest, attention)
-    if precision == "fp":
+    if precision == "float16":
         assert (problems, told) == ([], [f"b1.attn: {attention['b1.attn']}"])
     else:
         assert told == []
         assert problems == [
-            "b0.attn is claimed as fused INT8 attention and runs as fused floating-point attention",
+            "b0.attn is claimed as fused INT8 attention and runs as fused FP16 attention",
             f"b1.attn is claimed as fused INT8 attention and runs {attention['b1.attn']}",
         ]
 
@@ -202,8 +208,8 @@ def test_a_gemm_or_an_attention_that_nothing_claims_is_counted() -> None:
     problems = claims_broken(manifest, PLAN, {}, attention_by_operator(PLAN, (FUSED,)))
     assert problems == [
         "the graph claims 0 INT8 GEMMs, the plan has 1",
-        "the graph claims 0 floating-point GEMMs, the plan has 1",
+        "the graph claims 0 FP16 GEMMs, the plan has 1",
     ]
     second = gemm(F16, F16, F16, kind="kgen", name="_gemm_mha_v2_myl0_9", node="elsewhere")
-    problems = claims_broken(manifest, [PLAN[0], second], {}, {"b0.attn": "fp"})
-    assert problems == ["the plan has 2 fused floating-point attentions, 1 are the graph's own"]
+    problems = claims_broken(manifest, [PLAN[0], second], {}, {"b0.attn": "float16"})
+    assert problems == ["the plan has 2 fused FP16 attentions, 1 are the graph's own"]

@@ -207,8 +207,7 @@ def test_any_model_is_built_or_refused_before_it_takes_memory(args: dict[str, An
     """Through the whole of loading, on the tiny models: with one to three legal or illegal changes."""
     timm_name, base = name
     few = dict(list(args.items())[:3])
-    spec = ModelSpec(name=timm_name, pretrained=False, model_args=base | few)
-    outcome = value_or_error(lambda: load(spec, seed=0))
+    outcome = value_or_error(lambda: load(ModelSpec(name=timm_name, pretrained=False, model_args=base | few), seed=0))
     if isinstance(outcome, ErqError):
         assert outcome.exit_code in (2, 3)
     else:

@@ -224,7 +224,7 @@ def test_position_bias_and_mask_are_one_constant_per_block(plain: Exported, targ
     biases = [constants.get(n.input[1]) for n in graph.node if n.op_type == "Add" and n.input[0] in product]
     heads = [dims[1] for dims in biases if dims is not None and len(dims) == 4]
     assert heads == [2, 16 * 2, 4, 4 * 4]
-    claims = Claims(int8_gemm=len(SWIN_LAYERS), fp_gemm=0, int8_attention=0, fp_attention=4)
+    claims = Claims(gemm={"int8": len(SWIN_LAYERS)}, attention={TARGETS[target].carrier: 4})
     assert plain.manifests[target].claims == claims
 
 
@@ -290,7 +290,7 @@ def test_tensorrt_multiplies_every_layer_in_int8_and_fuses_every_attention(swin:
         on_progress=None,
     )
     assert record.problems == ()
-    assert (record.plan.int8_gemm, record.plan.fp_attention) == (len(SWIN_LAYERS), 4)
+    assert (record.plan.gemm["int8"], record.plan.attention) == (len(SWIN_LAYERS), {"float16": 4})
 
 
 def test_patch_tokens_in_rows_and_columns_are_the_convolution() -> None:

@@ -204,7 +204,7 @@ def check_layers(model: FullSize, bits: str, target: str, *, n_layers: int, n_at
     assert report.problems() == []
     assert len(report.layers) == report.weights.n_layers == n_layers
     assert sum(layer.codes.mismatches + layer.accumulators.mismatches for layer in report.layers) == 0
-    assert file.manifest.claims == Claims(int8_gemm=n_layers, fp_gemm=0, int8_attention=0, fp_attention=n_attentions)
+    assert file.manifest.claims == Claims(gemm={"int8": n_layers}, attention={named(target).carrier: n_attentions})
     if target == "onnx":
         assert set(report.executed.values()) <= INTEGER_GEMMS
         assert sum(n for op, n in report.ops.items() if op in INTEGER_GEMMS) == n_layers
@@ -228,10 +228,10 @@ def check_plan(model: FullSize, attention: str, *, n_layers: int, n_attentions: 
     fused = attention_by_operator(layers, manifest.attention_operators)
     assert claims_broken(manifest, layers, precision_by_node(layers), fused) == []
     assert unfused(manifest, fused) == []
-    plan, precision = summarize(layers), "fp" if attention == "fp16" else "int8"
-    assert (plan.int8_gemm, plan.fp_gemm, plan.int8_conv, plan.fp_conv) == (n_layers, 0, 0, 0)
+    plan, precision = summarize(layers), "float16" if attention == "fp16" else "int8"
+    assert (plan.gemm, plan.conv) == ({"int8": n_layers}, {})
     assert list(fused.values()) == [precision] * n_attentions
-    assert plan.int8_attention + plan.fp_attention == n_attentions
+    assert plan.attention == {precision: n_attentions}
 
 
 def check_golden(model: FullSize, attention: str) -> None:

@@ -53,7 +53,7 @@ from erq_export.contract.simulated import SimulatedLayerRow, SimulatedOperandRow
 from erq_export.contract.spec import Bits, Quantization
 from erq_export.contract.targets import GridRules
 from erq_export.flow.job import RunRecord, resolve
-from erq_export.flow.stages import LogitsError
+from erq_export.flow.stages import Figure
 
 SHA256 = "0123456789abcdef" * 4
 LAYER, ATTENTION = "blocks.0.attn.qkv", "blocks.0.attn"
@@ -132,7 +132,7 @@ def manifest() -> GraphManifest:
     return GraphManifest(
         target="tensorrt-rtx",
         opset=20,
-        claims=Claims(int8_gemm=1, fp_gemm=0, int8_attention=1, fp_attention=0),
+        claims=Claims(gemm={"int8": 1}, attention={"int8": 1}),
         bytes=Sizes(float32=4000, int8=1000, int4=500, written=500),
         origin=Origin(
             bundle_sha256=SHA256,
@@ -177,9 +177,7 @@ def engine() -> EngineRecord:
         compute_capabilities=("8.9", "12.0"),
         batch=Batch(smallest=1, optimal=8, largest=32),
         bytes=2**20,
-        plan=PlanSummary(
-            int8_gemm=1, fp_gemm=0, int8_conv=0, fp_conv=0, int8_attention=1, fp_attention=0, kernels=9, layers=11
-        ),
+        plan=PlanSummary(gemm={"int8": 1}, conv={}, attention={"int8": 1}, kernels=9, layers=11),
         precision={LAYER: "int8"},
         attention={ATTENTION: "int8"},
         unfused=("blocks.1.attn: not fused",),
@@ -262,7 +260,7 @@ def report() -> Report:
                 bytes=1200,
                 sizes=Sizes(float32=4000, int8=1000, int4=500, written=1000),
                 packed=0,
-                claims=Claims(int8_gemm=1, fp_gemm=0, int8_attention=1, fp_attention=0),
+                claims=Claims(gemm={"int8": 1}, attention={"int8": 1}),
                 executed={LAYER: "MatMulIntegerToFloat"},
                 attention={ATTENTION: "QLinearMatMul+QLinearMatMul"},
                 parity=parity(),
@@ -317,6 +315,6 @@ def every_file() -> dict[type[FileRecord], FileRecord]:
         parity(),
         report(),
         run_manifest(),
-        LogitsError(relative_l2=0.125),
+        Figure(name="logits_error", value=0.125),
     )
     return {type(example): example for example in examples}

@@ -132,14 +132,17 @@ def raw(tensor: Tensor) -> bytes:
 def grid_rows(description: dict[str, Any]) -> list[tuple[Any, ...]]:
     """Bits of every layer and operand in bundle.json, with the bounds of its input at the end; absent ones are None."""
     layers = [
-        ("layer", row["path"], row["w_bits"], row["a_bits"], number(row["act"], "qmin"), number(row["act"], "qmax"))
-        for row in description["layers"]
+        ("layer", row["path"], row["w_bits"], row["a_bits"], *bounds(row.get("act"))) for row in description["layers"]
     ]
     operands = [
-        ("operand", row["path"], row["role"], row["bits"], number(row["grid"], "qmin"), number(row["grid"], "qmax"))
-        for row in description["operands"]
+        ("operand", row["path"], row["role"], row["bits"], *bounds(row.get("grid"))) for row in description["operands"]
     ]
     return sorted(layers) + sorted(operands)
+
+
+def bounds(grid: dict[str, Any] | None) -> tuple[float | None, float | None]:
+    """(qmin, qmax) of a grid, None where it has none."""
+    return number(grid or {}, "qmin"), number(grid or {}, "qmax")
 
 
 def number(row: dict[str, Any] | None, name: str) -> float | None:

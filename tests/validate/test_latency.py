@@ -12,7 +12,7 @@ from torch import Tensor
 
 from erq_export.contract.records import decode, encode
 from erq_export.contract.report import Latency
-from erq_export.validate.latency import LEAST_ROUNDS, measure_latency, ratio, timing
+from erq_export.validate.latency import LEAST_ROUNDS, in_turns, measure_latency, ratio, timing
 
 PIXELS = torch.zeros(4, 3, 2, 2)
 MS = 2.0**-10  # a binary "millisecond": the clock below then adds without rounding
@@ -93,6 +93,15 @@ def test_warm_up_is_not_timed() -> None:
 def test_rounds_end_with_the_budget_but_never_below_the_least(budget_s: float, rounds: int) -> None:
     found, _ = measured(lambda _: 2 * MS, lambda _: MS, rounds=50, budget_s=budget_s)
     assert found.rounds == rounds
+
+
+def test_every_clock_reads_the_same_runs() -> None:
+    bench = Bench()
+    runners = [bench.runner("a", lambda _: 2 * MS), bench.runner("b", lambda _: 3 * MS)]
+    t = in_turns(runners, PIXELS, clocks=(bench.clock, lambda: 2 * bench.clock()), rounds=4, least=1, budget_s=1e9)
+    assert t.shape == (2, 4, 2)
+    assert (t[1] == 2 * t[0]).all()
+    assert (t[0] == [2 * MS, 3 * MS]).all()
 
 
 def test_names_must_differ() -> None:

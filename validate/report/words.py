@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from erq_export.contract.identity import Identity
+from erq_export.contract.manifest import told
 from erq_export.contract.report import Accuracy, Latency, PriceRow, Report, TargetReport
 
 
@@ -57,18 +58,15 @@ def _accuracy(accuracy: Accuracy | None) -> Iterator[str]:
 
 
 def _target(name: str, target: TargetReport) -> Iterator[str]:
-    yield (
-        f"{name}: {target.claims.int8_gemm} layers claimed as INT8 GEMM in {target.container} containers; "
-        f"{_size(target)}."
-    )
+    yield (f"{name}: {told(target.claims.gemm, 'GEMMs')} claimed, in {target.container} containers; {_size(target)}.")
     if target.parity is not None:
         yield f"{name}: {target.parity.says()}"
     if (engine := target.engine) is not None:
         plan = engine.plan
         yield (
-            f"{name}: {engine.package} {engine.version} compiled {plan.int8_gemm} INT8 GEMMs, "
-            f"{plan.fp_gemm} floating-point GEMMs, {plan.int8_attention} fused INT8 and {plan.fp_attention} fused "
-            f"floating-point attentions for compute capability {', '.join(engine.compute_capabilities) or 'of this GPU'}; "
+            f"{name}: {engine.package} {engine.version} compiled {told(plan.gemm, 'GEMMs')} "
+            f"and {told(plan.attention, 'fused attentions')} for compute capability "
+            f"{', '.join(engine.compute_capabilities) or 'of this GPU'}; "
             f"engine {engine.bytes / 2**20:.1f} MiB."
         )
 
@@ -87,7 +85,7 @@ def _size(target: TargetReport) -> str:
 def _attention(name: str, target: TargetReport, bits: object) -> Iterator[str]:
     """In which precision attention's products were designed, what carries them, and what was compiled or run."""
     engine, run = target.engine, target.attention
-    if not target.claims.int8_attention:
+    if not target.claims.attention.get("int8"):
         yield f"{name}: attention is not quantized: q, k, v and softmax stay {target.carrier} in all blocks."
     else:
         if engine is not None:
@@ -98,8 +96,8 @@ def _attention(name: str, target: TargetReport, bits: object) -> Iterator[str]:
         else:
             done = "not compiled here"
         yield (
-            f"{name}: attention of {target.claims.int8_attention} blocks in integers: q, k, v and softmax designed with {bits} "
-            f"bits, carried in {target.container}; {done}."
+            f"{name}: attention of {target.claims.attention['int8']} blocks in integers: q, k, v and softmax designed with "
+            f"{bits} bits, carried in {target.container}; {done}."
         )
     yield from (f"{name}: no fused attention in {text}." for text in (() if engine is None else engine.unfused))
 

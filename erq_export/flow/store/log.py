@@ -15,7 +15,7 @@ _TURN_OVER_BYTES = 4 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """begun: a maker was called; made: it came back; damaged: found so and removed; evicted: removed to save space."""
+    """begun: a maker was called; made: what it made is kept; damaged: found so and removed; evicted: removed to save space."""
 
     event: Happened
     kind: str

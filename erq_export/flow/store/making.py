@@ -53,11 +53,11 @@ def make_on(
             raise
         found.n_bytes = size_below(work.folder)
         raise found from e
-    tell("made", kind, key, "")
     try:
         record = shelf.publish(kind, key, description, work.folder, identity)
     except StoreTrouble as t:
         t.n_bytes = size_below(work.folder)
         raise
+    tell("made", kind, key, "")  # not before: a kill in between would let it be made, and told, once more
     work.checkpoints.discard()
     return record

@@ -84,7 +84,10 @@ def test_a_node_without_a_name_is_called_by_its_operator_and_output(tmp_path: Pa
 def rtx_cost(path: Path) -> tuple[int, int]:
     """(floating-point products, fused integer attentions lost against one)."""
     plan = summarize(compiled(build_engine(path, package="tensorrt_rtx", compute_capabilities=("8.9",))))
-    return plan.fp_gemm + plan.fp_conv + plan.fp_attention, -plan.int8_attention
+    floating = sum(
+        n for counts in (plan.gemm, plan.conv, plan.attention) for kind, n in counts.items() if kind != "int8"
+    )
+    return floating, -plan.attention.get("int8", 0)
 
 
 def plain_session(path: Path) -> onnxruntime.InferenceSession:

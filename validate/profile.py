@@ -6,10 +6,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 from torch import Tensor
 
-from erq_export.backends.onnxruntime import CPU, DISABLED, session_options
+from erq_export.backends.onnxruntime import CPU, DISABLED, onnxruntime, session_options
 
 INTEGER = ("MatMulIntegerToFloat", "QLinearMatMul", "DynamicQuantizeMatMul", "MatMulInteger", "QGemm", "QLinearConv")
 FLOAT = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv")
@@ -42,7 +41,7 @@ def profile(graph: Path, pixels: Tensor, *, threads: int) -> dict[str, Any]:
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(
+        session = onnxruntime().InferenceSession(
             str(graph), options, providers=list(CPU), disabled_optimizers=list(DISABLED)
         )
         for _ in range(WARM_UP + RUNS):
