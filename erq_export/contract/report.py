@@ -137,11 +137,11 @@ class Latency(Record, frozen=True, kw_only=True):
 
 
 class Layer(Record, frozen=True, kw_only=True):
-    """One quantized layer, and its output errors on the calibration rows."""
+    """One quantized layer, and its output errors on the calibration rows; 32 bits are an input that stays float."""
 
     path: str
     w_bits: DesignedBits
-    a_bits: DesignedBits
+    a_bits: Annotated[int, Meta(ge=1, le=32)]
     statistics: LayerStatistics
 
 

@@ -140,7 +140,7 @@ def test_without_labelled_images_the_price_is_told_in_logits_on_those_of_the_cal
         found = reference_model(bundle)(data.pixels)
     assert rows[-1].logits_error.all == (pytest.approx(float((found - exact).norm() / exact.norm()), rel=1e-5),)
     assert rows[-1].layer_error.all == (layer_error(bundle),)
-    assert all("top1" not in row for row in rows)
+    assert all(row.top1 is None for row in rows)
     assert len(rows) > 5
 
 
@@ -151,7 +151,13 @@ def test_reference_alone_is_measured_and_exports_nothing(erq: Erq, tmp_path: Pat
     spec = Bundle.load(out / "bundle").spec
     assert {name: spec.options[name] for name in PAPERS["tpami"].options} == PAPERS["tpami"].options
     assert (spec.options["flips"], spec.options["ridge"]) == (7, 100.0)  # what was typed, and the demo's own
-    assert {p.name for p in out.iterdir()} - {"report.svg"} == {"run.json", "bundle", "report.json", "report.md"}
+    assert {p.name for p in out.iterdir()} - {"report.svg"} == {
+        "run.json",
+        "manifest.json",
+        "bundle",
+        "report.json",
+        "report.md",
+    }
     report = read(Report, out / "report.json")
     assert report.accuracy is not None
     assert report.accuracy.graphs == {}
