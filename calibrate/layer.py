@@ -20,6 +20,11 @@ def layer_problem(linear: nn.Linear, moments: Moments, site: Site, setting: Sett
     )
 
 
+def stated(error: float) -> float:
+    """To nine digits: what follows depends on how many threads shared a sum, and a bundle's bytes should not."""
+    return float(f"{error:.9g}")
+
+
 def layer_statistics(problem: Problem, solution: Solution) -> LayerStatistics:
     """Output errors on the calibration rows, relative to the output's energy: with only the inputs quantized, with
     the weights then rounded to nearest, and as solved."""
@@ -27,5 +32,5 @@ def layer_statistics(problem: Problem, solution: Solution) -> LayerStatistics:
     nearest = torch.cat([solution.grid.fake_quantize(problem.weight), problem.bias[:, None]], 1)
     solved = torch.cat([solution.grid.dequantize(solution.q), solution.bias[:, None]], 1)
     energy, *errors = moments.output_errors(W, [torch.zeros_like(W), W, nearest, solved])
-    of_inputs, of_nearest, as_solved = (error / max(energy, 1e-300) for error in errors)
+    of_inputs, of_nearest, as_solved = (stated(error / max(energy, 1e-300)) for error in errors)
     return LayerStatistics(n_rows=moments.n_rows, error_inputs=of_inputs, error_nearest=of_nearest, error=as_solved)

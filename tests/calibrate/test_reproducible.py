@@ -81,3 +81,18 @@ def test_on_a_trained_model_one_row_in_a_hundred_at_most_met_a_tie() -> None:
     assert int(torch.cat(differs).sum()) <= 0.01 * sum(len(d) for d in differs)
     for path, row in eight.statistics.items():
         assert one.statistics[path].error == pytest.approx(row.error, rel=1e-3), path
+
+
+def test_the_number_of_threads_changes_no_byte(tmp_path: Path) -> None:
+    """The demo: sums that threads share differ in their last bits, which nothing that is stored shows."""
+    loaded = load(DEMO, seed=0)
+    data = calibration_set(Digits("train"), loaded.identity.preprocess, n=32, seed=0)
+    found, before = [], torch.get_num_threads()
+    for n in (1, 2):
+        torch.set_num_threads(n)
+        try:
+            bundle = calibrated(load(DEMO, seed=0), data, tiny_spec("w3a4", ("onnx", "tensorrt-rtx")))
+        finally:
+            torch.set_num_threads(before)
+        found.append(digests(bundle, tmp_path / str(n)))
+    assert found[0] == found[1]
