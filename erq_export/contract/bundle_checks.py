@@ -109,6 +109,9 @@ def _kind(path: str, *, simulated: bool, deployed: bool) -> None:
         raise _refused(f"{path} is {kinds[1]} in a bundle whose rules are those of {kinds[0]} ones")
 
 
+ROUNDING = 1e-3  # of a bound that is no integer: float32 keeps the width of a grid only as far as its ends are small
+
+
 def _bits(path: str, name: str, value: int, allowed: range) -> None:
     if value not in allowed:
         raise _refused(f"{path} has {name} {_number(value)}, not {allowed[0]} to {allowed[-1]}")
@@ -123,7 +126,8 @@ def _grid(path: str, row: AffineRow | FreeRow | LogRow, bits: int) -> None:
     low, high = row.qmin, row.qmax
     holds_zero = isinstance(row, FreeRow) or low <= 0 <= high
     inside = abs(low) <= LARGEST_CODE and abs(high) <= LARGEST_CODE  # false for NaN, too
-    if not (inside and holds_zero and low <= high <= low + 2**bits - 1):
+    rounding = ROUNDING if isinstance(row, FreeRow) else 0
+    if not (inside and holds_zero and low <= high <= low + 2**bits - 1 + rounding):
         rule = "in order" if isinstance(row, FreeRow) else "around 0"
         raise _refused(f"{path} has codes from {_number(low)} to {_number(high)}, not {rule} and of {bits} bits")
 

@@ -61,7 +61,9 @@ def fill_store(work: Work, function: str, wanted: Sequence[tuple[Quantization, P
     bytes_each = MIB * (2 * held.model_mib + held.hidden_mib + held.moments_mib + held.solver_mib)
     job = encode(work.job)
     pieces = [
-        Piece(function=function, job=job, root=root, asked=asked, pack=pack, seed=seed) for asked, pack, seed in wanted
+        Piece(function=function, job=job, root=root, asked=asked, pack=pack, seed=seed)
+        for asked, pack, seed in wanted
+        if not work.stages.has_bundle(work.model, work.calibration_images(seed), asked)
     ]
     if (workers := n_workers(len(pieces), bytes_each)) > 1:
         fill(pieces, workers=workers, progress=lambda n: work.ui.progress("side by side", n, len(pieces)))

@@ -98,10 +98,19 @@ class Stages:
             found.save(work.folder)
             self._keep_ranges(inputs, asked, known, n_sites=len(found.layers))
 
-        inputs = {"model": model.fingerprint, "images": images.sha256, **self.arithmetic(), **versions("numba")}
+        inputs = self._bundle_inputs(model, images)
         return self._kept(
             "bundle", inputs, plain_of(asked), make, f"{asked.bits} {asked.method} of {model.identity.name}"
         )
+
+    def has_bundle(self, model: Loaded, images: CalibrationSet, asked: Quantization) -> bool:
+        """Is this calibration kept already?"""
+        code = code_hash(*_code("bundle"))
+        entry = self.store.find("bundle", key("bundle", self._bundle_inputs(model, images), plain_of(asked), code))
+        return entry is not None
+
+    def _bundle_inputs(self, model: Loaded, images: CalibrationSet) -> dict[str, str]:
+        return {"model": model.fingerprint, "images": images.sha256, **self.arithmetic(), **versions("numba")}
 
     def graph(self, bundle: Artifact, target: str, pack: Pack) -> Artifact:
         """Lower the trace for the target: model.onnx and manifest.json."""

@@ -1,5 +1,6 @@
 """What a user gives becomes one job, wherever it comes from; as written to run.json it is the job that a later stage reads."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from erq_export.calibrate.published.papers import PAPERS
 from erq_export.contract.errors import DataError, SpecError
-from erq_export.contract.records import decode, encode
+from erq_export.contract.records import decode, encode, plain_of
 from erq_export.contract.spec import Bits, DeploySpec
 from erq_export.flow.job import Job, RunRecord, absolute, read_run, resolve
 
@@ -28,6 +29,12 @@ def test_words_and_values_make_the_same_job() -> None:
         options={"ridge": 1000.0, "rounding": "paper", "dual": False},
     )
     assert words == values
+
+
+def test_a_job_as_plain_data_is_what_json_gives_back() -> None:
+    """By this an unfinished run in a folder is known to be the same job. Not so where tuples are left as tuples."""
+    job = plain_of(resolve(WORDS | {"compare": ("w3a4",), "targets": ("onnx", "tensorrt-rtx")}, typed=True))
+    assert json.loads(json.dumps(job)) == job
 
 
 def test_an_alias_changes_defaults_and_what_is_given_wins() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from command_line import write_images
-from kill_runs import Process, differences, events, made_twice, started
+from equal_runs import differences
+from kill_runs import Process, events, made_twice, started
 from tiny_vit import TINY, TINY_ARGS
 
 pytestmark = pytest.mark.slow
