@@ -5,7 +5,6 @@ import copy
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, ClassVar, cast
 
 import onnx_ir as ir
@@ -105,9 +104,8 @@ class Stages:
 
     def has_bundle(self, model: Loaded, images: CalibrationSet, asked: Quantization) -> bool:
         """Is this calibration kept already?"""
-        code = code_hash(*_code("bundle"))
-        entry = self.store.find("bundle", key("bundle", self._bundle_inputs(model, images), plain_of(asked), code))
-        return entry is not None
+        name = key("bundle", self._bundle_inputs(model, images), plain_of(asked), code_hash(*_code("bundle")))
+        return self.store.find("bundle", name) is not None
 
     def _bundle_inputs(self, model: Loaded, images: CalibrationSet) -> dict[str, str]:
         return {"model": model.fingerprint, "images": images.sha256, **self.arithmetic(), **versions("numba")}
@@ -263,7 +261,10 @@ class Stages:
         """For other bits and methods; a run that went on behind a checkpoint has not seen all of them."""
         if len(known.grids) >= n_sites - 1:  # the image may stay float
             what = f"input ranges at a{asked.bits.a}"
-            make = partial(_save_ranges, known)
+
+            def make(work: Work) -> None:
+                known.save(work.folder / RANGES)
+
             self.store.fetch("ranges", self._ranges_key(inputs, asked), make, description=what).close()
 
     def _ranges_key(self, inputs: Mapping[str, str], asked: Quantization) -> str:
@@ -281,10 +282,6 @@ class Stages:
 
 def _code(kind: str) -> list[str]:
     return [f"erq_export.{name}" for name in CODE[kind]]
-
-
-def _save_ranges(known: KnownRanges, work: Work) -> None:
-    known.save(work.folder / RANGES)
 
 
 def origin(bundle: Bundle, content: str) -> Origin:

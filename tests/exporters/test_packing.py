@@ -17,7 +17,7 @@ from erq_export.backends.tensorrt import available, build_engine
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import EngineError, SpecError
-from erq_export.contract.records import choices, hints
+from erq_export.contract.records import choices, hints, plain_of
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import TARGETS, grid_rules
 from erq_export.exporters.lint.check import check
@@ -158,7 +158,7 @@ def test_no_file_holds_a_float_tensor_of_a_weights_size(
 @pytest.mark.parametrize("target", BOTH)
 def test_sizes_are_those_of_the_files(files: Any, target: str) -> None:
     """What is computed for one form from the other's graph is what its file takes, besides names and nodes."""
-    said = [files[target, pack][1]["bytes"] for pack in PACKS]
+    said = [plain_of(files[target, pack][1].bytes) for pack in PACKS]
     assert {k: v for k, v in said[0].items() if k != "written"} == {k: v for k, v in said[1].items() if k != "written"}
     for pack, bytes_ in zip(PACKS, said, strict=True):
         path, _ = files[target, pack]
@@ -185,7 +185,7 @@ def test_tensorrt_keeps_its_integer_products_and_adds_a_kernel_a_layer(files: An
         path, manifest = files["tensorrt-rtx", pack]
         plans[pack] = summarize(compiled(build_engine(path, package="tensorrt_rtx", compute_capabilities=("8.9",))))
         assert plans[pack].gemm == {"int8": len(manifest.sites)}
-    n_packed = sum(site.weight_container == "int4" for site in files["tensorrt-rtx", "int4"][1]["sites"])
+    n_packed = sum(site.weight_container == "int4" for site in files["tensorrt-rtx", "int4"][1].sites)
     assert plans["int4"].kernels - plans["int8"].kernels == n_packed
 
 
