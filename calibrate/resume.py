@@ -22,7 +22,7 @@ from erq_export.contract.sites import Stage, submodule
 
 from .states import States
 
-DESCRIPTION = "description"
+DESCRIPTION, STATE = "description", "state."
 NO_HASH = "0" * 64  # the place that keeps a checkpoint checks it
 
 
@@ -65,7 +65,7 @@ def finish_stage(model: nn.Module, part: StagePart) -> None:
 def save_stage(checkpoints: Checkpoints, i: int, of: Bundle, part: StagePart, states: States) -> None:
     """Keep the i-th stage's share and the states behind it; `of` says which calibration it belongs to."""
     share = replace(of, layers=part.layers, operands=part.operands, leftovers=part.norms, statistics=part.statistics)
-    tensors = share.tensors() | {f"state.{name}": t.cpu().contiguous() for name, t in states.tensors().items()}
+    tensors = share.tensors() | {f"{STATE}{name}": t.cpu().contiguous() for name, t in states.tensors().items()}
     words = encode(share.description(NO_HASH)).decode()
     checkpoints.save(_name(i), lambda path: save_file(tensors, path, metadata={DESCRIPTION: words}))
 
@@ -78,8 +78,9 @@ def load_stage(checkpoints: Checkpoints, i: int, device: torch.device) -> tuple[
     with safe_open(path, framework="pt", device=str(device)) as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
         words = file.metadata()[DESCRIPTION]
-    share = Bundle.of(decode(BundleDescription, words.encode(), source=str(path)), tensors)
-    states = States.from_tensors({k.removeprefix("state."): t for k, t in tensors.items() if k.startswith("state.")})
+    own = {name: t for name, t in tensors.items() if not name.startswith(STATE)}
+    share = Bundle.of(decode(BundleDescription, words.encode(), source=str(path)), own)
+    states = States.from_tensors({k.removeprefix(STATE): t for k, t in tensors.items() if k.startswith(STATE)})
     part = StagePart(layers=share.layers, operands=share.operands, statistics=share.statistics, norms=share.leftovers)
     return part, states
 

@@ -54,7 +54,7 @@ def _layer(row: LayerRow | SimulatedLayerRow, tensors: Mapping[str, Tensor], *, 
     simulated = isinstance(row, SimulatedLayerRow)
     _kind(row.path, simulated=simulated, deployed=deployed)
     _bits(row.path, "w_bits", row.w_bits, WEIGHT_BITS)
-    _bits(row.path, "a_bits", row.a_bits, ACTIVATION_BITS)
+    _bits(row.path, "a_bits", row.a_bits, FLOAT_BITS if row.act is None else ACTIVATION_BITS)
     q, starts = (torch.int32, torch.int32) if simulated else (torch.int8, torch.int16)
     weight_q = tensors[f"{base}weight_q"]
     if weight_q.ndim != 2 or not weight_q.numel():
@@ -109,6 +109,7 @@ def _kind(path: str, *, simulated: bool, deployed: bool) -> None:
         raise _refused(f"{path} is {kinds[1]} in a bundle whose rules are those of {kinds[0]} ones")
 
 
+FLOAT_BITS = range(32, 33)  # of an input that is not quantized
 ROUNDING = 1e-3  # of a bound that is no integer: float32 keeps the width of a grid only as far as its ends are small
 
 

@@ -112,7 +112,8 @@ def test_the_chain_runs_and_a_second_start_makes_nothing_again(start: Start, sta
     assert f"| **float, here** | {100 * right / 4:.2f} |" in page
 
     before = made(stand_in)
-    assert sorted(before) == ["bundle", "bundle", "decisions", "decisions", "decisions"]
+    assert sorted(set(before)) == ["bundle", "decisions", "ranges"]
+    assert (before.count("bundle"), before.count("decisions")) == (2, 3)
     code, said = start("--class-map", str(classes), "--seeds", "2")
     assert code == 0
     assert made(stand_in) == before

@@ -21,9 +21,9 @@ from msgspec import structs
 from torch import Tensor, nn
 
 from erq_export.backends.tensorrt import Engine, available, build_engine
-from erq_export.calibrate.loop import act_bits
 from erq_export.calibrate.observers import activation_grid
 from erq_export.calibrate.operands import softmax_grid
+from erq_export.calibrate.ranges import act_bits
 from erq_export.calibrate.setting import Setting
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.bundle import Bundle, DataFingerprint
