@@ -29,6 +29,10 @@ class _Absent(Exception):
     """Nobody has made it."""
 
 
+def _absent(_work: Work) -> None:
+    raise _Absent
+
+
 def silent(_: str) -> None:
     """Say nothing."""
 
@@ -110,12 +114,8 @@ class Store:
 
     def find(self, kind: str, key: str) -> Entry | None:
         """The artifact `key` if it is kept, checked as `fetch` checks it; None where it is not."""
-
-        def absent(_work: Work) -> None:
-            raise _Absent
-
         try:
-            return self.fetch(kind, key, absent, description=f"a {kind}")
+            return self.fetch(kind, key, _absent, description=f"a {kind}")
         except _Absent:
             return None
 
@@ -206,6 +206,8 @@ class Store:
         with shelf.locks.making(kind, key, lambda: self._places.wait_for(description)):
             record = find(shelf, kind, key, self._tell(shelf))
             made_now = record is None
+            if record is None and make is _absent:
+                raise _Absent  # before anything is logged as begun
             if record is None and shelf is self._places.kept and self._places.reads_only:
                 return self._fetch_unkept(kind, key, make, description, older=shelf.checkpoints(kind, key))
             if record is None:
