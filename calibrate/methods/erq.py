@@ -5,16 +5,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from .method import Method
-from .options import FoldOptions, Inputs
+from .options import FittedOptions
 
 LARGEST_RIDGE = 1e30
 POSITIVE = {"fix": "a positive number; the paper uses 1e4 (DeiT-T 1e3)"}
 
 
-class ErqOptions(FoldOptions, frozen=True, kw_only=True):
+class ErqOptions(FittedOptions, frozen=True, kw_only=True):
     """ERQ's knobs. Defaults are the paper's, or better ones where a benchmark shows it (docs/beyond-the-paper.md)."""
 
-    SIMULATED: ClassVar[dict[str, Any]] = FoldOptions.SIMULATED | {"dual": True}
+    SIMULATED: ClassVar[dict[str, Any]] = FittedOptions.SIMULATED | {"dual": True}
 
     ridge: Annotated[
         float,
@@ -53,10 +53,6 @@ class ErqOptions(FoldOptions, frozen=True, kw_only=True):
             extra={"fix": "0 or more; 0 is the published method"},
         ),
     ] = 100
-    inputs: Annotated[
-        Inputs,
-        Meta(description="layers are fitted to the float model's inputs, or to those that quantized layers produce"),
-    ] = "float"
     dual: Annotated[
         bool,
         Meta(description="--to reference: outlier columns of qkv and fc1 on a second grid, without row steps there"),
@@ -89,10 +85,6 @@ class ErqOptions(FoldOptions, frozen=True, kw_only=True):
             extra={"fix": "a positive number of seconds; an hour is 3600"},
         ),
     ] = 86400.0
-
-    @property
-    def deployed_inputs(self) -> bool:
-        return self.inputs == "quantized"
 
 
 METHOD = Method(

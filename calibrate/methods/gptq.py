@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from .method import Method
-from .options import FoldOptions, Inputs
+from .options import FittedOptions
 
 
-class GptqOptions(FoldOptions, frozen=True, kw_only=True):
+class GptqOptions(FittedOptions, frozen=True, kw_only=True):
     """GPTQ's knobs, with its authors' defaults."""
 
     damping: Annotated[
@@ -32,14 +32,6 @@ class GptqOptions(FoldOptions, frozen=True, kw_only=True):
     order: Annotated[
         Literal["natural", "activation"], Meta(description="columns as they are, or strongest inputs first")
     ] = "natural"
-    inputs: Annotated[
-        Inputs,
-        Meta(description="layers are fitted to the float model's inputs, or to those that quantized layers produce"),
-    ] = "float"
-
-    @property
-    def deployed_inputs(self) -> bool:
-        return self.inputs == "quantized"
 
 
 METHOD = Method(

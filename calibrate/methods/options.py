@@ -74,3 +74,16 @@ class FoldOptions(Options, frozen=True, kw_only=True):
     @property
     def mean_zero(self) -> bool:
         return self.zero_points == "mean"
+
+
+class FittedOptions(FoldOptions, frozen=True, kw_only=True):
+    """Options of the methods that fit a layer's weights to its inputs."""
+
+    inputs: Annotated[
+        Inputs,
+        Meta(description="layers are fitted to the float model's inputs, or to those that quantized layers produce"),
+    ] = "float"
+
+    @property
+    def deployed_inputs(self) -> bool:
+        return self.inputs == "quantized"
