@@ -26,8 +26,9 @@ from erq_export.flow.ui import SILENT
 
 SECONDS = 20.0  # per program: enough to end
 RULES = {"rtn": nearest, "paper": paper, "flip": flip}
-OPTIONS = ErqOptions()
-SPEC = resolve({"name": "demo", "bits": "w4a4"}, options={"ridge": OPTIONS.ridge})  # the paper's λ
+PAPER_RIDGE = 1e4
+OPTIONS = ErqOptions(ridge=PAPER_RIDGE)
+SPEC = resolve({"name": "demo", "bits": "w4a4"}, options={"ridge": PAPER_RIDGE})
 T = TypeVar("T")
 
 
@@ -55,7 +56,7 @@ def layers(seed: int) -> list[Layer]:
     pixels = work.calibration_images(seed).pixels
     for site, problem in layer_problems(work.model, pixels, SPEC.quantization):
         G, k = problem.moments.G, problem.weight.shape[1]
-        shift = weight_shift(problem.augmented, problem.moments.D, Ridge(G, ridges(site.role, OPTIONS.ridge)[0]))
+        shift = weight_shift(problem.augmented, problem.moments.D, Ridge(G, ridges(site.role, PAPER_RIDGE, OPTIONS)[0]))
         W = (problem.augmented + shift)[:, :k]
         grid = weight_grid(W, bits=problem.w_bits, rules=problem.rules)
         found.append(Layer(site.path, W, grid, M=G[:k, :k] / problem.moments.n_rows))

@@ -46,9 +46,10 @@ class Budget:
 
 
 def budget(loaded: Loaded, n_images: int, options: Options) -> Budget:
-    """Found with one blank image: moments are G, D, C in float64, 3 (k + 1)² numbers a layer; the solver holds the factor,
-    one copy of G and about five arrays of the weight's size. A second and a third hidden state walk beside the float one
-    with `-O inputs=quantized` and `-O input_ranges=quantized`."""
+    """Found with one blank image. Moments are G, D, C in float64, 3 (k + 1)² numbers a layer, of all rows and of the first
+    half; the solver holds those of the second half, the factor, one copy of G and about five arrays of the weight's size.
+    A second and a third hidden state walk beside the float one with `-O inputs=quantized` and `-O input_ranges=quantized`.
+    """
     n_states = 1 + options.deployed_inputs + (options.input_ranges == "quantized")
     hidden: list[Tensor] = [torch.zeros(1, *loaded.identity.preprocess.input_size)]
     largest_hidden, largest_moments, largest_solver = 0, 0, 0
@@ -56,8 +57,8 @@ def budget(loaded: Loaded, n_images: int, options: Options) -> Budget:
         after = walk(loaded.model, stage, hidden, unseen)
         largest_hidden = max(largest_hidden, hidden[0].numel() + after[0].numel())
         linears = [cast(nn.Linear, submodule(loaded.model, site.path, nn.Linear)) for site in stage.sites]
-        largest_moments = max(largest_moments, sum(3 * (m.in_features + 1) ** 2 for m in linears))
-        solvers = [2 * (m.in_features + 1) ** 2 + 5 * m.in_features * m.out_features for m in linears]
+        largest_moments = max(largest_moments, sum(6 * (m.in_features + 1) ** 2 for m in linears))
+        solvers = [5 * (m.in_features + 1) ** 2 + 5 * m.in_features * m.out_features for m in linears]
         largest_solver = max([largest_solver, *solvers])
         hidden = after
     return Budget(

@@ -6,17 +6,24 @@ from torch import nn
 from erq_export.contract.rows import LayerStatistics
 from erq_export.contract.sites import Site
 
-from .moments import Moments
+from .halves import HalvedMoments
 from .setting import Setting
+from .solve.crossed import crossed_error, of_few_rows
 from .solve.problem import Problem, Solution
 
 
-def layer_problem(linear: nn.Linear, moments: Moments, site: Site, setting: Setting) -> Problem:
+def layer_problem(linear: nn.Linear, moments: HalvedMoments, site: Site, setting: Setting) -> Problem:
     """A Linear without a bias gets one of zeros: every deployed layer adds a bias, and Aqer makes use of it."""
     weight = linear.weight.double()
     bias = torch.zeros_like(weight[:, 0]) if linear.bias is None else linear.bias.double()
     return Problem(
-        weight=weight, bias=bias, moments=moments, role=site.role, w_bits=setting.bits.w, rules=setting.rules
+        weight=weight,
+        bias=bias,
+        moments=moments.whole,
+        halves=moments.halves,
+        role=site.role,
+        w_bits=setting.bits.w,
+        rules=setting.rules,
     )
 
 
@@ -25,12 +32,27 @@ def stated(error: float) -> float:
     return float(f"{error:.9g}")
 
 
-def layer_statistics(problem: Problem, solution: Solution) -> LayerStatistics:
+def layer_statistics(problem: Problem, solution: Solution, setting: Setting) -> LayerStatistics:
     """Output errors on the calibration rows, relative to the output's energy: with only the inputs quantized, with
-    the weights then rounded to nearest, and as solved."""
+    the weights then rounded to nearest, and as solved; and what the same solve makes of images that it has not seen."""
     W, moments = problem.augmented, problem.moments
     nearest = torch.cat([solution.grid.fake_quantize(problem.weight), problem.bias[:, None]], 1)
-    solved = torch.cat([solution.grid.dequantize(solution.q), solution.bias[:, None]], 1)
-    energy, *errors = moments.output_errors(W, [torch.zeros_like(W), W, nearest, solved])
+    zero = torch.zeros_like(W)
+    energy, *errors = moments.output_errors(W, [zero, W, nearest, solution.augmented])
     of_inputs, of_nearest, as_solved = (stated(error / max(energy, 1e-300)) for error in errors)
-    return LayerStatistics(n_rows=moments.n_rows, error_inputs=of_inputs, error_nearest=of_nearest, error=as_solved)
+    return LayerStatistics(
+        n_rows=moments.n_rows,
+        error_inputs=of_inputs,
+        error_nearest=of_nearest,
+        error=as_solved,
+        error_unseen=unseen_error(problem, solution, setting),
+        ridge=solution.ridge,
+    )
+
+
+def unseen_error(problem: Problem, solution: Solution, setting: Setting) -> float | None:
+    """Relative output error of a few outputs, each half of the images solved for and judged on the other; None for one image."""
+    if problem.halves is None:
+        return None
+    error, energy = crossed_error(of_few_rows(problem), setting.at(solution).solve)
+    return stated(error / max(energy, 1e-300))

@@ -129,7 +129,7 @@ def calibrate_stage(
             solution = setting.solve(problem)
         solved[path] = scheme.layer(solution, site, grids, setting)
         with phases("statistics"):
-            statistics[path] = layer_statistics(problem, solution)
+            statistics[path] = layer_statistics(problem, solution, setting)
     with phases("moments"):
         states = states.past(model, stage, exact, grids=grids, layers=solved, operands=operands)
     return StagePart(layers=solved, operands=operands, statistics=statistics, norms=norms_of(model, stage)), states

@@ -50,6 +50,26 @@ class Moments:
             self.D[:, k] += d.sum(0)
         self.n_rows += len(x)
 
+    @classmethod
+    def of(cls, x: Tensor, x_hat: Tensor, *, bias: bool = True) -> "Moments":
+        """The sums over a chunk of rows alone: x, x_hat (rows, k) float32."""
+        moments = cls.zero(x.shape[1], bias=bias, device=x.device)
+        moments.add(x, x_hat)
+        return moments
+
+    def __iadd__(self, other: "Moments") -> "Moments":
+        self.G += other.G
+        self.D += other.D
+        self.C += other.C
+        self.n_rows += other.n_rows
+        return self
+
+    def __sub__(self, part: "Moments") -> "Moments":
+        """The sums over the rows that are not in `part`."""
+        return Moments(
+            G=self.G - part.G, D=self.D - part.D, C=self.C - part.C, n_rows=self.n_rows - part.n_rows, bias=self.bias
+        )
+
     def mean(self) -> tuple[Tensor, Tensor]:
         """μ = E[x̂] (k,) and the biased covariance Σ (k, k): μμᵀ + Σ = G/N is what rounding refinement needs."""
         if not self.bias:

@@ -1,7 +1,7 @@
 """Activation ranges: exact percentiles from streamed tails, and the candidates that they give a range search.
 
 Letters:  p percentile;  g groups: 1 per tensor, k per channel;  n values per group in the whole calibration set
-A percentile of 0.999 needs only the largest and smallest 0.1 % of the values. Keeping those makes the percentile exact,
+A percentile of 0.98 needs only the largest and smallest 2 % of the values. Keeping those makes the percentile exact,
 for any number of images, and independent of how they are batched.
 """
 
@@ -19,8 +19,6 @@ from .search import Search, of_rows, of_tensor
 SMALLEST_STEP = 2.0**-20  # of a channel's largest value: float32 holds the zero point of a constant channel exactly
 CACHED_VALUES = 2**18  # float32 values whose errors are taken at a time: 1 MiB stays in the cache of a CPU
 
-PERCENTILES = (0.999, 0.9999, 0.99999)  # RepQ-ViT's grid, used by ERQ for activations
-
 
 def groups(x: Tensor, *, per_channel: bool) -> Tensor:
     """x (rows, k) as (g, values): one group for the tensor, or one a channel."""
@@ -33,13 +31,14 @@ class Tails:
 
     n: int
     keep: int
+    percentiles: tuple[float, ...]
     top: Tensor | None = None
     bottom: Tensor | None = None
 
     @classmethod
-    def of(cls, n: int, percentiles: Sequence[float] = PERCENTILES) -> "Tails":
+    def of(cls, n: int, percentiles: Sequence[float]) -> "Tails":
         """Room for every percentile of `percentiles` and its interpolation neighbour, from both ends."""
-        return cls(n=n, keep=min(n, int((1 - min(percentiles)) * (n - 1)) + 3))
+        return cls(n=n, keep=min(n, int((1 - min(percentiles)) * (n - 1)) + 3), percentiles=tuple(percentiles))
 
     def add(self, values: Tensor) -> None:
         """values (g, m): the next m values of each group."""
@@ -77,7 +76,7 @@ def range_search(tails: Tails, *, bits: int, rules: GridRules, per_channel: bool
     A second pass shows it the values that the tails were made of, as `pieces` gives them.
     """
     grids = []
-    for p in PERCENTILES:
+    for p in tails.percentiles:
         lo, hi = (end[:, None] if per_channel else end[0] for end in tails.range(p))
         grids.append(activation_grid(lo, hi, bits=bits, rules=rules, per_channel=per_channel))
     return Search(candidates=grids, error=of_rows if per_channel else of_tensor)

@@ -16,6 +16,7 @@ from erq_export.contract.targets import GridRules
 
 from .capture import walk_operands
 from .observers import Tails, groups, pieces, range_search
+from .percentiles import INPUTS
 from .search import Search, of_product
 from .setting import Setting
 
@@ -51,7 +52,7 @@ def operand_grids(model: nn.Module, stage: Stage, hidden: Sequence[Tensor], sett
     if not stage.operands:
         return {}
     sites = {site.path: site for site in stage.operands}
-    tails, largest = _ranges(model, stage, hidden, sites)
+    tails, largest = _ranges(model, stage, hidden, sites, INPUTS[setting.options.input_percentiles])
     bits, rules = setting.options.attention_bits, setting.rules
     searches = {path: range_search(t, bits=bits, rules=rules, per_channel=False) for path, t in tails.items()}
     searches |= {path: softmax_search(top, bits=bits, rules=rules) for path, top in largest.items()}
@@ -68,7 +69,11 @@ def operand_grids(model: nn.Module, stage: Stage, hidden: Sequence[Tensor], sett
 
 
 def _ranges(
-    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], sites: dict[str, OperandSite]
+    model: nn.Module,
+    stage: Stage,
+    hidden: Sequence[Tensor],
+    sites: dict[str, OperandSite],
+    percentiles: Sequence[float],
 ) -> tuple[dict[str, Tails], dict[str, Tensor]]:
     """The tails of q, k and v; the largest probability of each softmax."""
     n_images = sum(len(h) for h in hidden)
@@ -81,7 +86,7 @@ def _ranges(
             return
         values = groups(x, per_channel=False)
         if path not in tails:
-            tails[path] = Tails.of(values.shape[1] // len(hidden[0]) * n_images)
+            tails[path] = Tails.of(values.shape[1] // len(hidden[0]) * n_images, percentiles)
         tails[path].add(values)
 
     walk_operands(model, stage, hidden, see)

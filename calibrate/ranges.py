@@ -1,4 +1,4 @@
-"""The input grids of one stage's sites: ranges searched over the calibration set, LayerNorms folded on the way.
+"""The input grids of one stage's sites: ranges searched over the calibration set, and folded on the way.
 
 With `-O input_ranges=float` a site's range is that of the full-precision model's inputs. With `quantized` it is the
 paper's (docs/method.md, "Order of the steps"): inputs behind the quantizers of all activations before it, weights in
@@ -7,45 +7,24 @@ full precision.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from erq_export.contract.formats.affine import Grid
-from erq_export.contract.sites import Site, Stage, submodule
+from erq_export.contract.sites import Site, Stage
 
 from .capture import walk
+from .folding import reparameterized
 from .known_ranges import KnownRanges
 from .observers import Tails, groups, pieces, range_search
-from .reparam import fold
+from .percentiles import INPUTS
 from .setting import Setting
-
-FLOAT_BITS = 32  # of an input that is not quantized
-PATCH_BITS = 8  # of the image at the patch embedding, whatever the other activations have (RepQ-ViT)
-
-
-def act_bits(site: Site, setting: Setting) -> int:
-    """Designed bits of a site's input."""
-    if site.role == "patch":
-        return FLOAT_BITS if float_input(site, setting) else PATCH_BITS
-    return setting.bits.a
-
-
-def float_input(site: Site, setting: Setting) -> bool:
-    """Does the site's input stay as it is? The image of the extended paper does."""
-    return site.role == "patch" and setting.options.patch_input == "float"
-
-
-def folds(site: Site, setting: Setting) -> bool:
-    """Is the site's LayerNorm reparameterised?"""
-    return site.norm is not None and setting.options.folds(site.role)
 
 
 def input_grids(
     model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting, known: KnownRanges
 ) -> dict[str, Grid]:
-    """The per-tensor grid of every quantized input; LayerNorm-fed sites are reparameterised in place on the way.
+    """The per-tensor grid of every quantized input; sites that fold are reparameterised in place on the way.
 
     `hidden` is the state that the ranges are searched on (`States.ranged`). Behind quantizers the sites are searched
     one after the other, two passes each: a site's inputs exist only once those before it have their grids.
@@ -72,17 +51,17 @@ def search_or_know(
     known: KnownRanges,
 ) -> dict[str, Grid]:
     """The grids of `sites` before folding, from `known` where it has all of them."""
-    paths = [site.path for site in sites if not float_input(site, setting)]
+    paths = [site.path for site in sites if not setting.float_input(site)]
     if not all(path in known.grids for path in paths):
         known.grids |= searched(model, stage, sites, hidden, setting, before=before)
     return {path: known.grids[path] for path in paths}
 
 
 def folded(model: nn.Module, sites: Sequence[Site], grids: Mapping[str, Grid], setting: Setting) -> dict[str, Grid]:
-    """The per-tensor grids, LayerNorms reparameterised in place where sites fold theirs."""
+    """The per-tensor grids, reparameterised in place where sites fold theirs."""
     by_path = {site.path: site for site in sites}
     return {
-        path: reparameterized(model, by_path[path], grid, setting) if folds(by_path[path], setting) else grid
+        path: reparameterized(model, by_path[path], grid, setting) if setting.folds(by_path[path]) else grid
         for path, grid in grids.items()
     }
 
@@ -101,8 +80,8 @@ def searched(
     Two passes over the stage: the tails that give exact percentiles, then the squared error of each percentile's grid.
     """
     n_images = sum(len(h) for h in hidden)
-    wanted = {s.path: s for s in sites if not float_input(s, setting)}
-    fold_sites = {s.path: s for s in sites if folds(s, setting)}
+    wanted = {s.path: s for s in sites if not setting.float_input(s)}
+    fold_sites = {s.path: s for s in sites if setting.folds(s)}
     tails: dict[str, Tails] = {}
 
     def see_tails(path: str, x: Tensor) -> None:
@@ -110,12 +89,14 @@ def searched(
             return
         values = groups(x, per_channel=path in fold_sites)
         if path not in tails:
-            tails[path] = Tails.of(values.shape[1] // len(hidden[0]) * n_images)
+            tails[path] = Tails.of(
+                values.shape[1] // len(hidden[0]) * n_images, INPUTS[setting.options.input_percentiles]
+            )
         tails[path].add(values)
 
     see = partial(walk, model, stage, hidden, on_grid=before)  # both passes alike
     see(see_tails)
-    bits = {path: act_bits(site, setting) for path, site in wanted.items()}
+    bits = {path: setting.act_bits(site) for path, site in wanted.items()}
     searches = {
         path: range_search(t, bits=bits[path], rules=setting.rules, per_channel=path in fold_sites)
         for path, t in tails.items()
@@ -128,31 +109,3 @@ def searched(
 
     see(see_errors)
     return {path: search.best() for path, search in searches.items()}
-
-
-def reparameterized(model: nn.Module, site: Site, per_channel: Grid, setting: Setting) -> Grid:
-    """Fold a site's per-channel grid (k, 1) into its LayerNorm and its Linear; returns the per-tensor grid that is left."""
-    norm = cast(nn.LayerNorm, submodule(model, str(site.norm), nn.LayerNorm))
-    linear = cast(nn.Linear, submodule(model, site.path, nn.Linear))
-    like = linear.weight[0]
-    gamma = torch.ones_like(like) if norm.weight is None else norm.weight
-    beta = torch.zeros_like(like) if norm.bias is None else norm.bias
-    folded = fold(
-        gamma,
-        beta,
-        linear.weight,
-        linear.bias,
-        per_channel.map(lambda t: t[:, 0]),
-        bits=act_bits(site, setting),
-        rules=setting.rules,
-        mean_zero=setting.options.mean_zero,
-    )
-    norm.elementwise_affine = True
-    for module, name, value in (
-        (norm, "weight", folded.gamma),
-        (norm, "bias", folded.beta),
-        (linear, "weight", folded.weight),
-        (linear, "bias", folded.bias),
-    ):
-        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
-    return folded.grid

@@ -16,7 +16,6 @@ from erq_export.contract.sites import Site, Stage
 
 from .operands import operand_grids
 from .published.scheme import simulated_layer, simulated_operands
-from .ranges import act_bits
 from .setting import Setting
 from .solve.problem import Solution
 
@@ -45,7 +44,7 @@ def deployed_layer(solution: Solution, site: Site, grids: Mapping[str, Grid], se
         bias=solution.bias.float(),
         act=grids[site.path],
         w_bits=setting.bits.w,
-        a_bits=act_bits(site, setting),
+        a_bits=setting.act_bits(site),
     )
 
 

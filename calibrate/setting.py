@@ -1,15 +1,22 @@
 """What one calibration was asked for, its method and options in their own types."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import structs
+
 from erq_export.contract.registry import resolve_attribute
+from erq_export.contract.sites import Role, Site
 from erq_export.contract.spec import AttentionPrecision, Bits, Quantization
 from erq_export.contract.targets import GridRules
 
+from .methods.erq import ErqOptions
 from .methods.method import Method, method_named, options_for
 from .methods.options import Options
 from .solve.problem import Problem, Solution
+
+FLOAT_BITS = 32  # of an input that is not quantized
+PATCH_BITS = 8  # of the image at the patch embedding, whatever the other activations have (RepQ-ViT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,31 @@ class Setting:
     def simulated(self) -> bool:
         """Is this for `reference` alone, so that no container limits the grids?"""
         return not self.rules.holds_zero
+
+    def float_input(self, site: Site) -> bool:
+        """Does the site's input stay as it is? The image of the extended paper does."""
+        return site.role == "patch" and self.options.patch_input == "float"
+
+    def act_bits(self, site: Site) -> int:
+        """Designed bits of a site's input."""
+        if site.role == "patch":
+            return FLOAT_BITS if self.float_input(site) else PATCH_BITS
+        return self.bits.a
+
+    def folds_role(self, role: Role) -> bool:
+        """Is what makes the input of such layers reparameterised? Values are where the softmax is float: its weights must
+        sum to 1."""
+        return self.options.folds(role) and (role != "proj" or self.attention == "fp16")
+
+    def folds(self, site: Site) -> bool:
+        """Does the site have something that its input's grid can be folded into, and is that wanted?"""
+        return (site.norm is not None or site.values is not None) and self.folds_role(site.role)
+
+    def at(self, solution: Solution) -> "Setting":
+        """The setting with the ridge that was chosen."""
+        if solution.ridge is None or not isinstance(self.options, ErqOptions):
+            return self
+        return replace(self, options=structs.replace(self.options, ridge=solution.ridge))
 
     def solve(self, problem: Problem) -> Solution:
         """One layer's integers, by the method's solver."""

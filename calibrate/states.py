@@ -14,8 +14,8 @@ from erq_export.contract.part import Part, install
 from erq_export.contract.sites import Site, Stage
 
 from .capture import unseen, walk
+from .halves import HalvedMoments, first_half
 from .methods.options import Options
-from .moments import Moments
 
 Chunks = Sequence[Tensor]
 Installed = Mapping[str, Part]
@@ -96,16 +96,26 @@ def installed(model: nn.Module, layers: Installed) -> Iterator[None]:
 
 def stage_moments(
     model: nn.Module, stage: Stage, hidden: Chunks, grids: Mapping[str, Grid]
-) -> tuple[dict[str, Moments], list[Tensor]]:
+) -> tuple[dict[str, HalvedMoments], list[Tensor]]:
     """The moments of every site in one pass, x̂ = Q(x), and the stage's full-precision output: the next hidden state."""
-    moments: dict[str, Moments] = {}
+    moments: dict[str, HalvedMoments] = {}
 
-    def add(path: str, x: Tensor) -> None:
-        if path not in moments:
-            moments[path] = Moments.zero(x.shape[1], bias=True, device=x.device)
-        moments[path].add(x, grids[path].fake_quantize(x) if path in grids else x)
+    def run(h: Tensor, first: float) -> Tensor:
+        def add(path: str, x: Tensor) -> None:
+            if path not in moments:
+                moments[path] = HalvedMoments.zero(x.shape[1], device=x.device)
+            moments[path].add(x, grids[path].fake_quantize(x) if path in grids else x, first)
 
-    return moments, walk(model, stage, hidden, add)
+        (after,) = walk(model, stage, [h], add)
+        return after
+
+    return moments, [run(h, first) for h, first in zip(hidden, shares(hidden), strict=True)]
+
+
+def shares(chunks: Chunks) -> list[float]:
+    """The share of each chunk's images that belongs to the first half."""
+    sizes = [len(h) for h in chunks]
+    return [first / n for first, n in zip(first_half(sizes), sizes, strict=True)]
 
 
 def deployed_moments(
@@ -116,19 +126,19 @@ def deployed_moments(
     deployed: Chunks,
     grid: Grid | None,
     layers: Installed,
-) -> Moments:
+) -> HalvedMoments:
     """The moments of one site with x̂ = Q(x′): x from the float stage, x′ behind the stage's finished `layers`.
 
     The objective Σ‖W x − Ŵ x̂‖² and its equations stay as they are; x − x̂ now holds what the layers before have done as
     well, and Aqer absorbs both. Two passes over the stage a site, one chunk of x and x′ at a time.
     """
-    moments: Moments | None = None
-    for h, h_deployed in zip(exact, deployed, strict=True):
+    moments: HalvedMoments | None = None
+    for h, h_deployed, first in zip(exact, deployed, shares(exact), strict=True):
         x = site_input(model, stage, site, h)
         with installed(model, layers):
             x_deployed = site_input(model, stage, site, h_deployed)
-        moments = moments or Moments.zero(x.shape[1], bias=True, device=x.device)
-        moments.add(x, x_deployed if grid is None else grid.fake_quantize(x_deployed))
+        moments = moments or HalvedMoments.zero(x.shape[1], device=x.device)
+        moments.add(x, x_deployed if grid is None else grid.fake_quantize(x_deployed), first)
     if moments is None:
         raise ValueError("there is no calibration image")
     return moments

@@ -8,7 +8,7 @@ from .method import Method
 from .options import FittedOptions
 
 LARGEST_RIDGE = 1e30
-POSITIVE = {"fix": "a positive number; the paper uses 1e4 (DeiT-T 1e3)"}
+POSITIVE = {"fix": "auto, or a positive number; the paper uses 1e4 (DeiT-T 1e3)"}
 
 
 class ErqOptions(FittedOptions, frozen=True, kw_only=True):
@@ -17,14 +17,22 @@ class ErqOptions(FittedOptions, frozen=True, kw_only=True):
     SIMULATED: ClassVar[dict[str, Any]] = FittedOptions.SIMULATED | {"dual": True}
 
     ridge: Annotated[
+        Annotated[float, Meta(gt=0, le=LARGEST_RIDGE)] | Literal["auto"],
+        Meta(
+            description="the paper's λ = λ₁ = λ₂, 0.1·λ is added to the summed Gram matrix; auto: of each layer, what does "
+            "best on calibration images it was not fitted to",
+            extra=POSITIVE,
+        ),
+    ] = "auto"
+    patch_factor: Annotated[
         float,
         Meta(
             gt=0,
-            le=LARGEST_RIDGE,
-            description="the paper's λ = λ₁ = λ₂; 0.1·λ is added to the summed Gram matrix",
-            extra=POSITIVE,
+            le=1e6,
+            description="the patch embedding's λ as a multiple of the other layers' (10: as published)",
+            extra={"fix": "a positive number; 10 is the published method"},
         ),
-    ] = 1e4
+    ] = 1.0
     head_ridge: Annotated[
         Annotated[float, Meta(gt=0, le=LARGEST_RIDGE)] | None,
         Meta(

@@ -19,6 +19,12 @@ class Options(Spec, frozen=True, kw_only=True):
     input_ranges: Annotated[
         Inputs, Meta(description="input ranges from float activations, or behind quantized ones (as published)")
     ] = "float"
+    input_percentiles: Annotated[
+        Literal["wide", "full", "repq"],
+        Meta(
+            description="input ranges searched: 0.98 quantile to largest value, RepQ's 3 and the largest, or RepQ's 3"
+        ),
+    ] = "wide"
     weight_percentiles: Annotated[
         Literal["wide", "repq"],
         Meta(description="weight ranges searched: the extended paper's 10 percentiles or RepQ's 3"),
@@ -41,7 +47,7 @@ class Options(Spec, frozen=True, kw_only=True):
         return f"-O {name}"
 
     def folds(self, role: str) -> bool:  # noqa: ARG002 - methods that fold look at it
-        """Is the LayerNorm in front of a layer of this role reparameterised?"""
+        """Is what makes the input of a layer of this role reparameterised, where it can be?"""
         return False
 
     @property
@@ -68,8 +74,13 @@ class FoldOptions(Options, frozen=True, kw_only=True):
         Meta(description="--to reference: after the LayerNorm fold rounded, or the mean as published"),
     ] = "integer"
 
+    fold_values: Annotated[
+        bool,
+        Meta(description="fold the grid of proj's input into the values that attention averages, as for a LayerNorm"),
+    ] = True
+
     def folds(self, role: str) -> bool:
-        return role != "reduction" or self.fold_reduction
+        return {"reduction": self.fold_reduction, "proj": self.fold_values}.get(role, True)
 
     @property
     def mean_zero(self) -> bool:

@@ -12,7 +12,8 @@ from erq_export.contract.formats.logarithmic import LogGrid, log_grid
 from erq_export.contract.sites import Stage
 
 from ..capture import walk_operands
-from ..observers import PERCENTILES, Tails, groups, pieces, range_search
+from ..observers import Tails, groups, pieces, range_search
+from ..percentiles import INPUTS
 from ..search import Search, of_tensor
 from ..setting import Setting
 
@@ -22,7 +23,7 @@ def log_search(tails: Tails, *, bits: int) -> Search[LogGrid]:
 
     The largest value, where the published search starts, is left if every quantile is 0.
     """
-    ranges = [tails.range(p) for p in PERCENTILES]
+    ranges = [tails.range(p) for p in tails.percentiles]
     found = [(lo[0], hi[0]) for lo, hi in ranges if bool(hi[0] > 0)] or [
         (lo[0], hi[0]) for lo, hi in [tails.range(1.0)]
     ]
@@ -44,7 +45,9 @@ def published_grids(
     def see(path: str, x: Tensor, _beside: Tensor | None) -> None:
         values = groups(x, per_channel=False)
         if path not in tails:
-            tails[path] = Tails.of(values.shape[1] // len(hidden[0]) * n_images)
+            tails[path] = Tails.of(
+                values.shape[1] // len(hidden[0]) * n_images, INPUTS[setting.options.input_percentiles]
+            )
         tails[path].add(values)
 
     walk_operands(model, stage, hidden, see)

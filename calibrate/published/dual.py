@@ -15,8 +15,9 @@ from erq_export.contract.formats.format import joined
 from erq_export.contract.sites import Role
 from erq_export.contract.targets import GridRules
 
+from ..percentiles import WEIGHTS
 from ..solve.problem import Solution
-from ..solve.weight_grid import PERCENTILES, weight_grid
+from ..solve.weight_grid import weight_grid
 
 DUAL_ROLES: tuple[Role, ...] = ("qkv", "fc1")
 TAIL = 0.99
@@ -51,7 +52,7 @@ def _marked(W: Tensor) -> Tensor:
 
 
 def dual_grid(
-    W: Tensor, *, bits: int, rules: GridRules, percentiles: Sequence[float] = PERCENTILES["wide"]
+    W: Tensor, *, bits: int, rules: GridRules, percentiles: Sequence[float] = WEIGHTS["wide"]
 ) -> tuple[Grid, Tensor | None]:
     """(grid, C): for each row one grid fitted to W[:, C] and one to the other columns, as a grid of shape (n, k).
 

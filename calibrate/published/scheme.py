@@ -10,7 +10,6 @@ from erq_export.contract.simulated import Outliers, SimulatedLayer, SimulatedOpe
 from erq_export.contract.sites import Site, Stage
 
 from ..operands import operand_grids
-from ..ranges import act_bits
 from ..setting import Setting
 from ..solve.problem import Solution
 from .attention import published_grids
@@ -35,7 +34,7 @@ def simulated_layer(solution: Solution, site: Site, grids: Mapping[str, Grid], s
         bias=solution.bias.float(),
         act=grids.get(site.path),
         w_bits=setting.bits.w,
-        a_bits=act_bits(site, setting),
+        a_bits=setting.act_bits(site),
         outliers=outliers,
     )
 

@@ -8,28 +8,31 @@ from functools import partial
 from erq_export.contract.sites import Role
 
 from ..methods.erq import ErqOptions
+from ..percentiles import WEIGHTS
 from ..published.dual import DUAL_ROLES, DualSolution, dual_grid
 from ..published.mipq import mipq
 from ..published.unit_rule import unit
 from .aqer import weight_shift
+from .best_ridge import best_ridge
 from .problem import Problem, Solution
 from .ridge import Ridge
 from .rounding import REFINEMENTS, Refinement
 from .row_steps import refine_rows
-from .weight_grid import PERCENTILES, weight_grid
+from .weight_grid import weight_grid
 from .wqer import quantize_columns
 
 
-def ridges(role: Role, λ: float, λ_head: float | None = None) -> tuple[float, float]:
+def ridges(role: Role, λ: float, options: ErqOptions) -> tuple[float, float]:
     """(Aqer, Wqer): what is added to the diagonal of the summed Gram matrix (docs/method.md, "Ridge", behaviour of the
-    authors' code): 0.1 λ; the patch embedding λ; the head, whose N rows are fewer than its columns, 0.1 λ_head in Aqer.
+    authors' code): 0.1 λ; the patch embedding `patch_factor` times that; the head, whose N rows are fewer than its columns,
+    0.1 λ_head in Aqer.
 
     The published λ_head is 1. It lets the head learn its 32 rows by heart; with λ_head = λ, the default, the logits of
     images it has not seen are closer to the float model's (docs/beyond-the-paper.md).
     """
     if role == "patch":
-        return λ, λ
-    return 0.1 * (λ_head if role == "head" and λ_head is not None else λ), 0.1 * λ
+        return (0.1 * λ * options.patch_factor,) * 2
+    return 0.1 * (options.head_ridge if role == "head" and options.head_ridge is not None else λ), 0.1 * λ
 
 
 def refinement(options: ErqOptions) -> Refinement:
@@ -42,15 +45,22 @@ def refinement(options: ErqOptions) -> Refinement:
 
 
 def solve(problem: Problem, options: ErqOptions) -> Solution:
+    """With the ridge that the options name, or the one that does best on images that it was not fitted to."""
+    if options.ridge == "auto":
+        return solve_at(best_ridge(problem, partial(solve_at, options=options)), problem, options=options)
+    return solve_at(options.ridge, problem, options=options)
+
+
+def solve_at(λ: float, problem: Problem, *, options: ErqOptions) -> Solution:
     """Aqer; a grid for the shifted weight; Wqer on that frozen grid; steps over whole rows."""
     moments, k, rules = problem.moments, problem.weight.shape[1], problem.rules
-    for_inputs, for_weights = ridges(problem.role, options.ridge, options.head_ridge)
+    for_inputs, for_weights = ridges(problem.role, λ, options)
     ridge = Ridge(moments.G, for_inputs)
     W = problem.augmented  # (n, K)
     W = wanted = W + weight_shift(W, moments.D, ridge)
     if for_weights != for_inputs:
         ridge = Ridge(moments.G, for_weights)
-    percentiles = PERCENTILES[options.weight_percentiles]
+    percentiles = WEIGHTS[options.weight_percentiles]
     grid, outliers = weight_grid(W[:, :k], bits=problem.w_bits, rules=rules, percentiles=percentiles), None
     if options.dual and problem.role in DUAL_ROLES:
         grid, outliers = dual_grid(W[:, :k], bits=problem.w_bits, rules=rules, percentiles=percentiles)
@@ -60,5 +70,5 @@ def solve(problem: Problem, options: ErqOptions) -> Solution:
     if options.row_steps and outliers is None:  # steps count in one scale a row
         q, bias = refine_rows(q, grid, wanted, moments.G, for_weights, options.row_steps)
     if outliers is not None:
-        return DualSolution(q=q, grid=grid, bias=bias, outliers=outliers)
-    return Solution(q=q, grid=grid, bias=bias)
+        return DualSolution(q=q, grid=grid, bias=bias, ridge=λ, outliers=outliers)
+    return Solution(q=q, grid=grid, bias=bias, ridge=λ)

@@ -13,9 +13,10 @@ from erq_export.contract.errors import SpecError
 from erq_export.contract.formats.affine import Grid
 
 from ..methods.gptq import GptqOptions
+from ..percentiles import WEIGHTS
 from .problem import Problem, Solution
 from .ridge import Ridge
-from .weight_grid import PERCENTILES, weight_grid
+from .weight_grid import weight_grid
 
 
 def quantize_in_turn(W: Tensor, U: Tensor, grid: Grid, *, block: int) -> Tensor:
@@ -74,7 +75,7 @@ def solve(problem: Problem, options: GptqOptions) -> Solution:
     """A grid for the float weight; columns in turn on that grid; the bias untouched."""
     W, k = problem.weight, problem.weight.shape[1]
     G = problem.moments.G[:k, :k]  # the bias is no column here
-    percentiles = PERCENTILES[options.weight_percentiles]
+    percentiles = WEIGHTS[options.weight_percentiles]
     grid = weight_grid(W, bits=problem.w_bits, rules=problem.rules, percentiles=percentiles)
     order = ORDERS[options.order](G.diagonal())
     U = factor(G[order][:, order], options.damping)

@@ -17,7 +17,10 @@ from ..moments import Moments
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One layer, after the activation grids are fixed: W (n, k) and bias (n,) float64, and the moments of its inputs."""
+    """One layer, after the activation grids are fixed: W (n, k) and bias (n,) float64, and the moments of its inputs.
+
+    halves: the same over either half of the images; None where there is one image.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -25,6 +28,7 @@ class Problem:
     role: Role
     w_bits: int
     rules: GridRules
+    halves: tuple[Moments, Moments] | None = None
 
     @property
     def augmented(self) -> Tensor:
@@ -34,8 +38,17 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """Integers q (n, k) as float64, their grid with tensors (n, 1), and the bias (n,) that goes with them."""
+    """Integers q (n, k) as float64, their grid with tensors (n, 1), and the bias (n,) that goes with them.
+
+    ridge: λ, where the method has one.
+    """
 
     q: Tensor
     grid: Grid
     bias: Tensor
+    ridge: float | None = None
+
+    @property
+    def augmented(self) -> Tensor:
+        """[Ŵ b] (n, K), dequantized."""
+        return torch.cat([self.grid.dequantize(self.q), self.bias[:, None]], 1)

@@ -21,19 +21,15 @@ from erq_export.contract.formats.format import joined
 from erq_export.contract.targets import GridRules
 
 from ..observers import SMALLEST_STEP
+from ..percentiles import WEIGHTS
 from ..search import Search, of_rows
 from .rows import by_rows
 
 Make = Callable[..., Grid]
 Snap = Callable[[Tensor], Tensor]
 
-PERCENTILES: dict[str, tuple[float, ...]] = {
-    "wide": (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0),  # ERQ, extended paper (TPAMI)
-    "repq": (0.999, 0.9999, 0.99999),  # RepQ-ViT, and so presumably ERQ (ICML): hardly more than the largest weight
-}
 
-
-def weight_grid(W: Tensor, *, bits: int, rules: GridRules, percentiles: Sequence[float] = PERCENTILES["wide"]) -> Grid:
+def weight_grid(W: Tensor, *, bits: int, rules: GridRules, percentiles: Sequence[float] = WEIGHTS["wide"]) -> Grid:
     """Search the range of every row at once: tensors of shape (n, 1).
 
     The rows are sorted once; each percentile is then a lookup. Below 8 bits grids are asymmetric and hold 0, so that

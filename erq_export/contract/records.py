@@ -71,12 +71,16 @@ def meta(annotation: Any) -> Meta:
 
 
 def choices(annotation: Any) -> tuple[str, ...]:
-    """The words that a field, or an item of its list, can be: a Literal's, or the `enum` beside it; empty where any will do."""
+    """The words that a field, or an item of its list, can be: a Literal's, or the `enum` beside it; empty where any will
+    do, and where a number will."""
     if get_origin(annotation) is Literal:
         return tuple(str(word) for word in get_args(annotation))
     if words := (meta(annotation).extra_json_schema or {}).get("enum"):
         return tuple(words)
-    return tuple(word for part in get_args(annotation) if not isinstance(part, Meta) for word in choices(part))
+    parts = [part for part in get_args(annotation) if not isinstance(part, Meta)]
+    if any((get_args(part) or (part,))[0] in (int, float) for part in parts):
+        return ()
+    return tuple(word for part in parts for word in choices(part))
 
 
 def checked_value(value: Any, kind: Any, *, word: str, text: bool = False) -> Any:

@@ -14,12 +14,16 @@ class LayerStatistics(Record, frozen=True, kw_only=True):
     """Output errors of one layer on the calibration rows, relative to the output's energy: Σ‖ŷ − y‖²/Σ‖y‖².
 
     error_inputs: with only the inputs quantized;  error_nearest: with the weights then rounded to nearest;  error: as solved.
+    error_unseen: of a few outputs, solved for one half of the images and measured on the other (both ways); None where there
+    is one image.  ridge: the layer's λ, where the method has one.
     """
 
     n_rows: int
     error_inputs: float
     error_nearest: float
     error: float
+    error_unseen: float | None = None
+    ridge: float | None = None
 
 
 class LayerRow(Record, frozen=True, kw_only=True, tag_field="kind", tag="deployed"):

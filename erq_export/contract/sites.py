@@ -17,11 +17,16 @@ OPERANDS: tuple[OperandRole, ...] = ("q", "k", "v", "softmax")
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """One quantized layer: an nn.Linear by its module path, and the LayerNorm that is its only source, if any."""
+    """One quantized layer: an nn.Linear by its module path, and what makes its input, where a grid can be folded into that.
+
+    norm: the LayerNorm that is its only source.  values: the Linear of q, k and v; the input is v, the last third of its
+    outputs, channel by channel averaged over tokens with weights that sum to 1.
+    """
 
     path: str
     role: Role
     norm: str | None = None
+    values: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

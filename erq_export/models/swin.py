@@ -110,7 +110,7 @@ class SwinFamily:
                 path = f"layers.{i}.blocks.{j}"
                 sites = (
                     Site(path=f"{path}.attn.qkv", role="qkv", norm=None if _pads(block) else f"{path}.norm1"),
-                    Site(path=f"{path}.attn.proj", role="proj"),
+                    Site(path=f"{path}.attn.proj", role="proj", values=f"{path}.attn.qkv"),
                     Site(path=f"{path}.mlp.fc1", role="fc1", norm=f"{path}.norm2"),
                     Site(path=f"{path}.mlp.fc2", role="fc2"),
                 )

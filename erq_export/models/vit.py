@@ -114,7 +114,7 @@ class VitFamily:
                 forward=block,
                 sites=(
                     Site(path=f"blocks.{i}.attn.qkv", role="qkv", norm=f"blocks.{i}.norm1"),
-                    Site(path=f"blocks.{i}.attn.proj", role="proj"),
+                    Site(path=f"blocks.{i}.attn.proj", role="proj", values=f"blocks.{i}.attn.qkv"),
                     Site(path=f"blocks.{i}.mlp.fc1", role="fc1", norm=f"blocks.{i}.norm2"),
                     Site(path=f"blocks.{i}.mlp.fc2", role="fc2"),
                 ),

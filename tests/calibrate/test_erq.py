@@ -5,6 +5,7 @@ import torch
 from layer_problem import RIDGE, problem, solved
 from layer_rows import Rows, layer_rows
 
+from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.calibrate.methods.method import options_of
 from erq_export.calibrate.solve.erq import ridges
 from erq_export.calibrate.solve.problem import Solution
@@ -12,6 +13,8 @@ from erq_export.calibrate.solve.rounding import REFINEMENTS
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.sites import Role
+
+PUBLISHED = ErqOptions(patch_factor=10.0, head_ridge=1.0)
 
 ROLES: tuple[Role, ...] = ("patch", "qkv", "proj", "fc1", "fc2", "reduction", "head")
 
@@ -42,12 +45,12 @@ def read_aloud(rows: Rows, for_inputs: float, for_weights: float, refinement: st
 
 
 def test_the_ridge_of_each_role() -> None:
-    """docs/method.md, "Ridge": 0.1 λ on sums; λ at the patch embedding; published, 0.1 for the head's Aqer, not for its
+    """docs/method.md, "Ridge": 0.1 λ on sums; published, λ at the patch embedding, and 0.1 for the head's Aqer, not for its
     Wqer."""
     expected: dict[Role, tuple[float, float]] = {"patch": (1e4, 1e4), "head": (0.1, 1e3)}
     for role in ROLES:
-        assert ridges(role, 1e4, 1.0) == expected.get(role, (1e3, 1e3))
-    assert ridges("head", 1e4) == (1e3, 1e3)
+        assert ridges(role, 1e4, PUBLISHED) == expected.get(role, (1e3, 1e3))
+        assert ridges(role, 1e4, ErqOptions()) == (1e3, 1e3)
 
 
 @pytest.mark.parametrize("refinement", REFINEMENTS)
@@ -56,8 +59,8 @@ def test_the_ridge_of_each_role() -> None:
 def test_erq_is_aqer_then_a_grid_then_wqer(seed: int, role: Role, refinement: str) -> None:
     """Integers equal, the bias to 1e-8: it has been through two solves of condition < 1e6 and every round's."""
     rows = layer_rows(seed=seed)
-    solution = solved("erq", problem(rows, role), rounding=refinement, row_steps=0, head_ridge=1.0)
-    grid, literal = read_aloud(rows, *ridges(role, RIDGE, 1.0), refinement)
+    solution = solved("erq", problem(rows, role), rounding=refinement, row_steps=0, head_ridge=1.0, patch_factor=10.0)
+    grid, literal = read_aloud(rows, *ridges(role, RIDGE, PUBLISHED), refinement)
     for name in ("scale", "qmin", "qmax"):
         assert torch.equal(getattr(solution.grid, name), getattr(grid, name))
     assert torch.equal(solution.grid.dequantize(solution.q), literal.W[:, :-1])

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from erq_export.calibrate.observers import PERCENTILES, Tails, activation_grid, groups, pieces, range_search
+from erq_export.calibrate.observers import Tails, activation_grid, groups, pieces, range_search
+from erq_export.calibrate.percentiles import REPQ
 from erq_export.calibrate.search import Search, of_rows
 from erq_export.contract.formats.affine import Grid, asymmetric_grid
 from erq_export.contract.targets import GridRules, grid_rules
@@ -29,14 +30,14 @@ def heavy_tailed(rows: int, k: int, *, seed: int = 0) -> Tensor:
 
 
 def streamed(values: Tensor, sizes: list[int]) -> Tails:
-    tails = Tails.of(values.shape[1])
+    tails = Tails.of(values.shape[1], REPQ)
     for piece in values.split(sizes, 1):
         tails.add(piece)
     return tails
 
 
 def searched(x: Tensor, *, bits: int = 4, rules: GridRules = CPU, per_channel: bool, chunks: int = 1) -> Grid:
-    tails = Tails.of(groups(x, per_channel=per_channel).shape[1])
+    tails = Tails.of(groups(x, per_channel=per_channel).shape[1], REPQ)
     for piece in x.chunk(chunks):
         tails.add(groups(piece, per_channel=per_channel))
     search = range_search(tails, bits=bits, rules=rules, per_channel=per_channel)
@@ -58,7 +59,7 @@ def test_streamed_percentiles_are_the_percentiles(n: int, seed: int, cuts: list[
     values = normal(3, n, seed=seed)
     edges = [0, *sorted(c for c in cuts if c < n), n]
     tails = streamed(values, [b - a for a, b in itertools.pairwise(edges)])
-    for p in PERCENTILES:
+    for p in REPQ:
         lo, hi = tails.range(p)
         assert_quantile(lo, values, 1 - p)
         assert_quantile(hi, values, p)
@@ -70,7 +71,7 @@ def test_a_large_layer_needs_a_thousandth_of_its_values() -> None:
     tails = streamed(values, [2**20 + 1] * 3 + [2**20 - 3])
     assert tails.top is not None
     assert tails.top.numel() == tails.keep == pytest.approx(0.001 * 2**22, abs=4)
-    for p in PERCENTILES:
+    for p in REPQ:
         lo, hi = tails.range(p)
         exact = torch.quantile(values.double(), torch.tensor([1 - p, p], dtype=torch.float64))
         assert float((torch.cat([lo, hi]).double() - exact).abs().max()) <= 4 * EPS * float(values.abs().max())
@@ -80,17 +81,17 @@ def test_a_large_layer_needs_a_thousandth_of_its_values() -> None:
 def test_batching_changes_no_bit_of_a_percentile(chunks: int) -> None:
     values = normal(2, 5000)
     whole = streamed(values, [5000])
-    pieces = Tails.of(5000)
+    pieces = Tails.of(5000, REPQ)
     for piece in values.chunk(chunks, 1):
         pieces.add(piece)
-    for p in PERCENTILES:
+    for p in REPQ:
         for a, b in zip(whole.range(p), pieces.range(p), strict=True):
             assert torch.equal(a, b)
 
 
 def test_nothing_added_is_a_fault() -> None:
     with pytest.raises(RuntimeError, match="no values"):
-        Tails.of(10).range(0.999)
+        Tails.of(10, REPQ).range(0.999)
 
 
 def brute_force(values: Tensor, grids: list[Grid]) -> int:
@@ -103,7 +104,7 @@ def brute_force(values: Tensor, grids: list[Grid]) -> int:
 def test_the_search_takes_the_least_squared_error(data: object, bits: int) -> None:
     assert callable(data)
     x: Tensor = data(4000, 8)
-    ranges = [np.quantile(x.numpy().astype(np.float64), [1 - p, p]) for p in PERCENTILES]
+    ranges = [np.quantile(x.numpy().astype(np.float64), [1 - p, p]) for p in REPQ]
     grids = [asymmetric_grid(torch.tensor(min(lo, 0)), torch.tensor(max(hi, 0)), bits) for lo, hi in ranges]
     best = searched(x, bits=bits, per_channel=False, chunks=3)
     assert best.scale.shape == best.qmin.shape == best.qmax.shape == ()
@@ -116,7 +117,7 @@ def test_narrow_and_wide_ranges_both_win_somewhere() -> None:
     """Else the search would be decoration: few levels clip heavy tails, many levels reach for them."""
     tails = heavy_tailed(4000, 8)
     few, many = searched(tails, bits=3, per_channel=False), searched(tails, bits=8, per_channel=False)
-    lowest, highest = (np.quantile(tails.numpy().astype(np.float64), p) for p in (1 - PERCENTILES[0], PERCENTILES[0]))
+    lowest, highest = (np.quantile(tails.numpy().astype(np.float64), p) for p in (1 - REPQ[0], REPQ[0]))
     assert float(few.scale) * 7 == pytest.approx(highest - lowest, rel=1e-5)
     assert float(many.scale) * 255 > 1.5 * (highest - lowest)
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from erq_export.calibrate import loop
 from erq_export.calibrate.capture import unseen, walk
 from erq_export.calibrate.loop import CHUNK
+from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.calibrate.methods.method import options_of
 from erq_export.calibrate.moments import Moments
-from erq_export.calibrate.observers import PERCENTILES, activation_grid
-from erq_export.calibrate.ranges import act_bits
+from erq_export.calibrate.observers import activation_grid
+from erq_export.calibrate.percentiles import INPUTS
 from erq_export.calibrate.setting import Setting
 from erq_export.calibrate.solve.problem import Problem
 from erq_export.calibrate.states import installed
@@ -126,7 +127,7 @@ def test_errors_of_the_layers_before_are_absorbed(images: CalibrationSet) -> Non
 def least_error_scale(values: Tensor, bits: int) -> float:
     """The range search by NumPy in float64, for a whole tensor."""
     found = []
-    for p in PERCENTILES:
+    for p in INPUTS[ErqOptions().input_percentiles]:
         lo, hi = (torch.tensor([q]).float() for q in np.quantile(values.double().numpy(), [1 - p, p]))
         grid = activation_grid(lo, hi, bits=bits, rules=tiny_spec().rules, per_channel=False)
         error = float((grid.fake_quantize(values) - values).double().square().sum())
@@ -158,7 +159,7 @@ def test_ranges_are_searched_behind_the_quantized_activations_before(
     for site in (s for stage in tiny_vit().stages for s in stage.sites):
         if method == "erq" and site.norm:
             continue
-        bits, scale = act_bits(site, Setting.of(spec)), float(bundle.layers[site.path].act.scale)
+        bits, scale = Setting.of(spec).act_bits(site), float(bundle.layers[site.path].act.scale)
         assert scale == pytest.approx(least_error_scale(torch.cat(degraded[site.path]), bits), rel=1e-5), site.path
         changed += scale != pytest.approx(least_error_scale(torch.cat(exact[site.path]), bits), rel=1e-5)
     assert changed  # else the two would be the same option

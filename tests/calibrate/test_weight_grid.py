@@ -8,7 +8,8 @@ import torch
 from tiny_vit import calibrated_bundle, tiny_spec, tiny_vit
 from torch import Tensor
 
-from erq_export.calibrate.solve.weight_grid import PERCENTILES, weight_grid
+from erq_export.calibrate.percentiles import WEIGHTS
+from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.formats.affine import (
     Grid,
     asymmetric_grid,
@@ -41,7 +42,7 @@ def brute_force(row: Tensor, bits: int) -> tuple[Grid, float]:
     """One row, every percentile by NumPy, the first of least error; and that percentile."""
     best: tuple[float, float, Grid] | None = None
     make = symmetric_grid if bits == 8 else asymmetric_grid
-    for p in PERCENTILES["wide"]:
+    for p in WEIGHTS["wide"]:
         lo, hi = np.quantile(row.numpy(), [1 - p, p])
         grid = make(torch.tensor(min(lo, 0.0)), torch.tensor(max(hi, 0.0)), bits)
         error = float((grid.fake_quantize(row) - row).square().sum())

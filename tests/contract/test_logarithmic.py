@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erq_export.calibrate.observers import PERCENTILES, Tails, groups
+from erq_export.calibrate.observers import Tails, groups
+from erq_export.calibrate.percentiles import REPQ
 from erq_export.calibrate.published.attention import log_search
 from erq_export.contract.formats.logarithmic import LogGrid
 
@@ -79,13 +80,13 @@ def test_the_form_with_ceil_is_the_same() -> None:
 def test_delta_is_the_quantile_of_least_error(sharpness: float) -> None:
     """Streamed in two chunks, against NumPy's quantile on everything at once."""
     P = (sharpness * torch.randn(4, 2, 60, 60, generator=torch.Generator().manual_seed(1))).softmax(-1)
-    tails = Tails.of(P.numel())
+    tails = Tails.of(P.numel(), REPQ)
     for chunk in (P[:1], P[1:]):
         tails.add(groups(chunk, per_channel=False))
     search = log_search(tails, bits=4)
     for chunk in (P[:3], P[3:]):
         search.add(chunk)
-    tops = [float(np.quantile(P.double().numpy(), p)) for p in PERCENTILES]
+    tops = [float(np.quantile(P.double().numpy(), p)) for p in REPQ]
     errors = [float((grid(top).fake_quantize(P) - P).double().square().sum()) for top in tops]
     assert float(search.best().scale) == pytest.approx(tops[errors.index(min(errors))], rel=1e-6)
     assert min(errors) < 0.999 * max(errors)
@@ -96,7 +97,7 @@ def test_where_all_quantiles_are_zero_the_largest_value_is_left() -> None:
     P[0, 0, 0, 0] = 0.25
     P = torch.cat([P] * 30)[:, :, :100]  # 30 values in 600 000: none of the percentiles sees one
     P[1:, 0, 0, 0] = 0
-    tails = Tails.of(P.numel())
+    tails = Tails.of(P.numel(), REPQ)
     tails.add(groups(P, per_channel=False))
     search = log_search(tails, bits=4)
     search.add(P)

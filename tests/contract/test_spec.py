@@ -262,10 +262,11 @@ def test_a_name_like_no_other_is_answered_with_all_there_are() -> None:
 
 
 def test_percentile_grids_of_the_options_are_those_there_are() -> None:
-    from erq_export.calibrate.solve.weight_grid import PERCENTILES
+    from erq_export.calibrate.percentiles import INPUTS, WEIGHTS
     from erq_export.contract.records import choices
 
-    assert set(choices(hints(ErqOptions)["weight_percentiles"])) == set(PERCENTILES)
+    assert set(choices(hints(ErqOptions)["weight_percentiles"])) == set(WEIGHTS)
+    assert set(choices(hints(ErqOptions)["input_percentiles"])) == set(INPUTS)
 
 
 def test_refinements_of_the_options_are_those_there_are() -> None:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from erq_export.backends.tensorrt import Engine, available, build_engine
 from erq_export.calibrate.observers import activation_grid
 from erq_export.calibrate.operands import softmax_grid
-from erq_export.calibrate.ranges import act_bits
 from erq_export.calibrate.setting import Setting
 from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.bundle import Bundle, DataFingerprint
@@ -138,7 +137,7 @@ class FullSize:
     def _layer(self, site: Site, spec: Quantization) -> QuantizedLayer:
         linear = self.loaded.model.get_submodule(site.path)
         assert isinstance(linear, nn.Linear)
-        weight, (lo, hi), a_bits = linear.weight.detach(), self.ranges[site.path], act_bits(site, Setting.of(spec))
+        weight, (lo, hi), a_bits = linear.weight.detach(), self.ranges[site.path], Setting.of(spec).act_bits(site)
         grid = weight_grid(weight, bits=spec.bits.w, rules=spec.rules, percentiles=(1.0,))
         return QuantizedLayer(
             weight_q=grid.quantize(weight).to(torch.int8),

@@ -49,7 +49,7 @@ def stages(costs: Sequence[StageCost]) -> Table:
 
 def layers(report: Report) -> Table:
     """Per layer: bits designed, container, what each target runs, output error on the calibration rows."""
-    errors = ("error: inputs only", "error: then rounded", "error: as solved")
+    errors = ("error: inputs only", "error: then rounded", "error: as solved", "on images not solved for", "λ")
     return ("layer", "designed", *report.targets, *errors), [
         [
             layer.path,
@@ -58,6 +58,8 @@ def layers(report: Report) -> Table:
             f"{layer.statistics.error_inputs:.5f}",
             f"{layer.statistics.error_nearest:.5f}",
             f"{layer.statistics.error:.5f}",
+            "" if layer.statistics.error_unseen is None else f"{layer.statistics.error_unseen:.5f}",
+            "" if layer.statistics.ridge is None else f"{layer.statistics.ridge:g}",
         ]
         for layer in report.layers
     ]

@@ -10,8 +10,9 @@ from tiny_swin import tiny_swin
 from tiny_vit import calibrated_bundle, random_images, tiny_spec, tiny_vit
 from torch import Tensor
 
+from erq_export.calibrate.percentiles import WEIGHTS
 from erq_export.calibrate.published.dual import ROWS_A_COLUMN, dual_grid, outlier_columns
-from erq_export.calibrate.solve.weight_grid import PERCENTILES, weight_grid
+from erq_export.calibrate.solve.weight_grid import weight_grid
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.simulated import SimulatedLinear
@@ -65,7 +66,7 @@ def test_each_group_has_the_grid_it_would_have_alone() -> None:
     assert columns is not None
     rest = [j for j in range(W.shape[1]) if j not in columns.tolist()]
     for chosen in (columns.tolist(), rest):
-        alone = weight_grid(W[:, chosen], bits=4, rules=FREE, percentiles=PERCENTILES["wide"])
+        alone = weight_grid(W[:, chosen], bits=4, rules=FREE, percentiles=WEIGHTS["wide"])
         assert torch.equal(alone.fake_quantize(W[:, chosen]), grid.fake_quantize(W)[:, chosen])
     one = weight_grid(W, bits=4, rules=FREE)
     errors = [(g.fake_quantize(W) - W).square().sum() for g in (grid, one)]

@@ -1,0 +1,50 @@
+"""A layer's moments over all rows, and over half of the images: what a solve on one half is worth on the other.
+
+Rows of one image resemble each other, so a choice is judged on images that had no part in it, never on other rows of the
+same ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .moments import Moments
+
+FEW_CHUNKS = 4  # below, chunks are cut, so that the halves have as many images
+
+
+def first_half(chunk_sizes: Sequence[int]) -> list[int]:
+    """How many images of each chunk, from its start, belong to the first half: every other chunk, or half of each."""
+    if len(chunk_sizes) < FEW_CHUNKS:
+        return [(n + (i + 1) % 2) // 2 for i, n in enumerate(chunk_sizes)]
+    return [n * ((i + 1) % 2) for i, n in enumerate(chunk_sizes)]
+
+
+@dataclass
+class HalvedMoments:
+    """Of all rows, and of those of the first half of the images."""
+
+    whole: Moments
+    first: Moments
+
+    @classmethod
+    def zero(cls, k: int, *, device: torch.device | None = None) -> "HalvedMoments":
+        """Empty sums of a layer with k inputs and a bias."""
+        return cls(*(Moments.zero(k, bias=True, device=device) for _ in range(2)))
+
+    def add(self, x: Tensor, x_hat: Tensor, first: float) -> None:
+        """Add a chunk of rows x, x_hat (rows, k), image after image; first: the share of them that is of the first half."""
+        new, n = Moments.of(x, x_hat), round(first * len(x))
+        self.whole += new
+        if n == len(x):
+            self.first += new
+        elif n:
+            self.first += Moments.of(x[:n], x_hat[:n])
+
+    @property
+    def halves(self) -> tuple[Moments, Moments] | None:
+        """(first, second); None where one is empty: of a single image."""
+        second = self.whole - self.first
+        return (self.first, second) if self.first.n_rows and second.n_rows else None
