@@ -124,7 +124,9 @@ def main(given: Sequence[str] | None = None) -> None:
     preprocess = loaded.identity.preprocess
     pool = AsGiven(photographs.whole(files["calibration"], preprocess))
     pool.draw(preprocess, n=words.calib, seed=0)  # too few are told before the minutes that follow
-    measure, rows = Measure(model, files, preprocess), []
+    measure = Measure(model, files, preprocess)
+    print("relative error of the weights:", *(f"{name} {e:.2g}" for name, e in measure.verified.items()), flush=True)
+    rows: list[page.Row] = []
     about = {"seeds": words.seeds, "calib": words.calib, "settings": ROWS, "verified": measure.verified}
     about |= {"photographs": {split: len(paths) for split, paths in files.items()}, "float_top1": measure.float_top1()}
     about["n_blocks"] = len(loaded.model.get_submodule("blocks"))  # type: ignore[arg-type]
