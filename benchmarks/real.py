@@ -44,7 +44,7 @@ DEFAULTS = {
 JUDGED = ("choosing", "held_out")
 N_TRAIN, N_TEST = 3, 2  # crops of a photograph that the head is trained on, and that are measured
 N_CHECKED = 4  # crops on which the weights are held against their graph
-SHOWN = ("held_out_cls_error", "held_out_patch_error", "held_out_top1")  # to who watches
+SHOWN = ("choosing_cls_error", "choosing_patch_error", "choosing_top1")  # to who watches, and chooses
 
 
 class Measure:

@@ -35,5 +35,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             depth = [figure["mean"] for name, figure in row["figures"].items() if name.startswith("block_")]
             axes.plot(range(1, len(depth) + 1), depth, color=colours[row["row"]])
         axes.set(title=bits, yscale="log", xlabel="block")
+        axes.xaxis.get_major_locator().set_params(integer=True)
     figure.axes[len(TOKENS)].set_ylabel(f"hidden state, {ERROR}")
     figure.savefig(path, dpi=100, metadata={"Software": None})
