@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from erq_export.flow.page import Row
 
@@ -35,6 +36,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             depth = [figure["mean"] for name, figure in row["figures"].items() if name.startswith("block_")]
             axes.plot(range(1, len(depth) + 1), depth, color=colours[row["row"]])
         axes.set(title=bits, yscale="log", xlabel="block")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.axes[len(TOKENS)].set_ylabel(f"hidden state, {ERROR}")
     figure.savefig(path, dpi=100, metadata={"Software": None})
