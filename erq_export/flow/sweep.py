@@ -14,7 +14,7 @@ from erq_export.data.calibration_set import CalibrationSet
 from erq_export.data.given import FromSource
 from erq_export.data.held_out import BATCH, HeldOut, Images, Prepared
 from erq_export.flow.artifacts import Artifact
-from erq_export.flow.begin import begin
+from erq_export.flow.begin import NOTHING_OWN, Own, begin
 from erq_export.flow.compare import seeds
 from erq_export.flow.job import Job
 from erq_export.flow.stages import Stages
@@ -79,19 +79,25 @@ class Calibrated:
 
 
 def sweep(
-    jobs: Sequence[tuple[Name, Job]], measure: Callable[[Calibrated], Found], *, store: Store, ui: Ui = SILENT
+    jobs: Sequence[tuple[Name, Job]],
+    measure: Callable[[Calibrated], Found],
+    *,
+    store: Store,
+    ui: Ui = SILENT,
+    own: Own = NOTHING_OWN,
 ) -> Iterator[tuple[Name, list[Found]]]:
     """Each job's name, and what `measure` finds at each of its seeds, when it is there: a row of a table a job.
 
     What the stages make is kept by the store: a sweep that was stopped, or has a job more, does the rest. Jobs that agree
-    in model, images, deployment and device are best put one behind the other: the model is then loaded once.
+    in model, images, deployment and device are best put one behind the other: the model is then loaded once. `own` stands
+    in the place of every job's model and images.
     ErqError of the first job that cannot be done, where it is met: check what can be checked before.
     """
     work: Work | None = None
     for name, job in jobs:
         with ui.stage(" ".join(name.values())):
             if work is None or _needs(work.job) != _needs(job):
-                work = begin(job, ui, store)
+                work = begin(job, ui, store, own)
             found = []
             for seed in seeds(job):
                 data = work.calibration_images(seed)
