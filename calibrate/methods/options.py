@@ -24,7 +24,7 @@ class Options(Spec, frozen=True, kw_only=True):
         Meta(
             description="input ranges searched: 0.98 quantile to largest value, RepQ's 3 and the largest, or RepQ's 3"
         ),
-    ] = "wide"
+    ] = "full"
     weight_percentiles: Annotated[
         Literal["wide", "repq"],
         Meta(description="weight ranges searched: the extended paper's 10 percentiles or RepQ's 3"),

@@ -16,7 +16,7 @@ from ..methods.options import Options
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """Precision of attention and the options of `erq`; λ, T and the number of images are the defaults of every run."""
+    """Precision of attention and the options of `erq`; T and the number of images are the defaults of every run, λ is the model's (`models.aliases`)."""
 
     attention: AttentionPrecision
     options: Mapping[str, Scalar]
@@ -77,10 +77,14 @@ def as_words() -> Iterator[str]:
         yield f"--published {name} is --attention {paper.attention} " + " ".join(words)
 
 
-def published(asked: Quantization, name: str) -> Quantization:
-    """The paper's full scheme at the bits of `asked`, for the target `reference` alone; λ and T as there, if it is ERQ's."""
-    paper = paper_named(name)
-    options: Options = options_of("erq", (asked.options if asked.method == "erq" else {}) | dict(paper.options))
+def published(asked: Quantization, name: str, *, ridge: float) -> Quantization:
+    """The paper's full scheme at the bits of `asked`, for the target `reference` alone; T as there, if it is ERQ's.
+
+    ridge: the paper's λ for the model, where `asked` has no number of its own.
+    """
+    paper, own = paper_named(name), asked.options if asked.method == "erq" else {}
+    λ = ridge if own.get("ridge", "auto") == "auto" else own["ridge"]
+    options: Options = options_of("erq", {**own, **paper.options, "ridge": λ})
     return structs.replace(
         asked, method="erq", options=all_of(options), attention=paper.attention, rules=grid_rules(["reference"])
     )

@@ -23,7 +23,7 @@ def models(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(listed, indent=1, ensure_ascii=False))
         return
-    head = ("name", "timm tag", "λ ridge", "T flips", "images --calib", "crop_pct", "")
+    head = ("name", "timm tag", "λ of the paper", "T flips", "images --calib", "crop_pct", "")
     rows = [
         (
             name,
@@ -49,7 +49,7 @@ def models(as_json: bool) -> None:
 
 def described(alias: Alias) -> dict[str, Any]:
     """What is listed of an alias: the paper's λ, T and number of images among it."""
-    general = {"ridge": ErqOptions().ridge, "flips": ErqOptions().flips, "calib": DataSpec().calib}
+    general = {"ridge": alias.paper_ridge, "flips": ErqOptions().flips, "calib": DataSpec().calib}
     return {
         "timm_name": alias.timm_name,
         "in_paper": alias.in_paper,

@@ -15,6 +15,7 @@ from erq_export.flow.compare import layer_error, seeds, summary
 from erq_export.flow.job import Job
 from erq_export.flow.parallel import Piece, fill_store
 from erq_export.flow.work import Work
+from erq_export.models.aliases import paper_ridge
 
 DEFAULT_PAPER = "icml"
 ATTENTION = {
@@ -31,11 +32,14 @@ CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the LayerNorm of reduction folded", ("fold_reduction",)),
     ("scales and ranges legal on {target_words}", ("rules",)),
     ("input ranges of {input_ranges} activations", ("input_ranges",)),
+    ("input ranges from the {input_percentiles} percentiles", ("input_percentiles",)),
     ("weight ranges from the {weight_percentiles} percentiles", ("weight_percentiles",)),
+    ("the grid of proj's input folded into the values", ("fold_values",)),
     ("layers fitted to {inputs} inputs", ("inputs",)),
     ("rounding rule {rounding}", ("rounding", "flips")),
     ("up to {row_steps} row steps", ("row_steps",)),
-    ("ridge of the head as of the layers", ("head_ridge",)),
+    ("ridge of head and patch embedding as of the layers", ("head_ridge", "patch_factor")),
+    ("ridge {ridge}", ("ridge",)),
 )
 OWN = ("bits", "attention", "rules")  # fields of the slice; the other choices are options of the method
 
@@ -55,7 +59,7 @@ def steps(job: Job, paper: str, *, has_reduction: bool) -> list[Step]:
     What CHOICES does not name is one last row, another method included, so the last setting is the job's.
     """
     wanted = job.quantization
-    spec = published(wanted, paper)
+    spec = published(wanted, paper, ridge=paper_ridge(job.model.name))
     if not has_reduction and "fold_reduction" in wanted.options:
         spec = _changed(spec, {"fold_reduction": wanted.options["fold_reduction"]})
     found = [Step(change=f"the published scheme ({paper})", options={}, spec=spec)]

@@ -14,7 +14,7 @@ from erq_export.contract.records import FileRecord, Scalar, Spec, checked_value,
 from erq_export.contract.registry import unknown
 from erq_export.contract.spec import DataSpec, DeploySpec, EvaluateSpec, MethodSpec, ModelSpec, Quantization, check_pack
 from erq_export.contract.targets import deployable
-from erq_export.models.aliases import ALIASES
+from erq_export.models.aliases import ALIASES, paper_ridge
 from erq_export.models.arguments import checked
 
 SLICES: dict[str, type[Spec]] = {
@@ -120,7 +120,7 @@ def resolve(given: Mapping[str, Any], *, options: Mapping[str, Scalar] | None = 
     paper = None if asked.get("published") is None else paper_named(asked["published"])
     chosen: dict[str, Scalar] = dict(alias.options) if alias else {}
     if paper is not None and not deployable(deploy.targets):
-        chosen |= paper.options
+        chosen |= {**paper.options, "ridge": paper_ridge(asked.get("name", ""))}
         if "attention" not in asked:
             deploy = structs.replace(deploy, attention=paper.attention)
     if "model_args" in asked:
