@@ -333,6 +333,7 @@ def test_max_pooling_is_built_or_refused_as_timm_does() -> None:
         ({"strict_img_size": False}, "dynamic_img_size"),
         ({"global_pool": ""}, r"head\.global_pool"),
         ({"img_size": 33}, "no whole number of 2 × 2 patches"),
+        ({"qk_norm": True}, "--model-arg qk_norm=True"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(args: dict[str, Any], names: str) -> None:
