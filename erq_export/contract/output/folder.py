@@ -1,5 +1,6 @@
 """The output folder: what lies where in it, and the right to write it."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ class OutputFolder:
         return self.target(name) / "engine"
 
     def has_engine(self, name: str) -> bool:
-        return (self.engine(name) / "engine.json").exists()
+        """Is there a record of an engine, a link that leads nowhere included: reading it says what is wrong."""
+        return os.path.lexists(self.engine(name) / "engine.json")
 
     @property
     def report(self) -> Path:
