@@ -41,7 +41,7 @@ class OnnxRuntimeRunner:
     """A graph with one input and one output in ONNX Runtime.
 
     threads: of one operator (None: ONNX Runtime's choice, all cores);  optimize: False runs the graph as written, in
-    float. OutputError without the file, ParityError where it is refused, MachineError without package or provider.
+    float. OutputError without the file, DataError where ONNX Runtime refuses it, MachineError without package or provider.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from erq_export.backends.machine import sums_may_saturate
-from erq_export.contract.errors import MachineError, ParityError
+from erq_export.contract.errors import DataError, MachineError
 
 CPU = ("CPUExecutionProvider",)
 
@@ -44,7 +44,10 @@ def session(
     providers: Sequence[str] = CPU,
     optimized_copy: Path | None = None,
 ) -> Any:
-    """An InferenceSession of a file or a serialized model; the graph it really runs is written to `optimized_copy`."""
+    """An InferenceSession of a file or a serialized model; the graph it really runs is written to `optimized_copy`.
+
+    DataError for a graph that ONNX Runtime refuses, MachineError without package or provider.
+    """
     ort = onnxruntime()
     if absent := [p for p in providers if p not in ort.get_available_providers()]:
         raise MachineError(
@@ -61,7 +64,7 @@ def session(
         made = ort.InferenceSession(source, options, providers=list(providers), disabled_optimizers=list(DISABLED))
     except Exception as e:  # its exception classes share no base but this one
         what = "a piece of the graph" if isinstance(model, bytes) else str(model)
-        raise ParityError(
+        raise DataError(
             f"ONNX Runtime refuses {what}: {str(e).splitlines()[0][:300]}",
             fix="export again; a graph of erq-export loads as it was written",
         ) from e

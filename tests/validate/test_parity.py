@@ -13,7 +13,7 @@ from msgspec import structs
 from parity_fixtures import PATHS, Exported, add_constant, constant, damaged, exported, images, lower_to, quantized
 from torch import Tensor, nn
 
-from erq_export.contract.errors import ParityError
+from erq_export.contract.errors import DataError
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.manifest import by_path
 from erq_export.contract.parity import ParityReport
@@ -189,7 +189,7 @@ def test_executed_operators_are_counted(files: dict[str, Exported]) -> None:
 def test_a_manifest_of_another_file_is_refused(files: dict[str, Exported]) -> None:
     manifest = files["onnx"].manifest
     site = structs.replace(manifest.sites[0], codes="elsewhere")
-    with pytest.raises(ParityError, match=r"patch\.proj: the file has no such piece"):
+    with pytest.raises(DataError, match=r"patch\.proj: the file has no such piece"):
         report(files["onnx"], manifest=structs.replace(manifest, sites=(site,)))
 
 

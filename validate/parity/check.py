@@ -45,7 +45,8 @@ def check_parity(
 
     pixels (B, 3, H, W): a handful of images (2 to 4) is enough, each layer sees hundreds of rows of them. Memory: the
     file, the reference, one layer's tensors, and the layers' inputs and outputs for one image. Raises OutputError,
-    MachineError, or ParityError where file and manifest do not belong together; what merely differs is in the report.
+    MachineError, or DataError where the file is no graph, or manifest and file do not belong together; what merely
+    differs is in the report.
     """
     runner = OnnxRuntimeRunner(path, threads=threads)
     graph, claimed, claimed_operands = ir.load(path).graph, by_path(manifest.sites), by_path(manifest.operands)

@@ -85,6 +85,17 @@ class OutputFolder:
         """Those of graphs and engines alone."""
         return tuple(f"{target}/{name}" for target in targets for name in OF_A_TARGET)
 
+    def check_as_written(self, manifest: RunManifest, targets: Iterable[str]) -> None:
+        """DataError where a graph or an engine that its run lists is not what the run wrote; readers miss what is not there."""
+        planned = set(self.planned_for(targets))
+        with told(self.path):
+            if found := changed(real(self.path), [file for file in manifest.files if file.path in planned]):
+                path = self.path / found[0]
+                raise DataError(
+                    f"{path} is not the file that the run wrote: it was damaged or changed",
+                    fix=f"move it away, then erq-export build {self.path} writes it again",
+                )
+
     def check(
         self,
         *,
