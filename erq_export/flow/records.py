@@ -16,6 +16,7 @@ from erq_export.contract.report import Report
 from erq_export.contract.run_manifest import RunManifest
 from erq_export.flow.job import RunRecord
 from erq_export.flow.stages import Figure
+from erq_export.flow.store.record import EntryRecord
 
 FILES: dict[str, type[FileRecord]] = {
     "bundle": BundleDescription,
@@ -26,6 +27,7 @@ FILES: dict[str, type[FileRecord]] = {
     "report": Report,
     "run": RunRecord,
     "run-manifest": RunManifest,
+    "store-entry": EntryRecord,
 }
 
 

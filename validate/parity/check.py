@@ -5,7 +5,7 @@ output and the float operators between layers are equal up to rounding; the whol
 floor.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from erq_export.contract.manifest import GraphManifest, by_path
 from erq_export.contract.parity import LayerParity, ParityReport
+from erq_export.contract.progress import Progress
 from erq_export.contract.quantized import QuantizedLayer, QuantLinear, QuantOperand, quant_linears, quant_operands
 from erq_export.contract.targets import named
 
@@ -24,8 +25,6 @@ from .layers import check_layer
 from .model import DRAWS, FACTOR, FLOAT_E, HALF_E, check_model
 from .teacher import teach
 from .weights import check_weights
-
-Progress = Callable[[str, int, int], None]
 
 
 def check_parity(
