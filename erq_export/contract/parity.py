@@ -19,6 +19,11 @@ def in_words(error: float, digits: int = 1, *, before: str = "") -> str:
     return f"{before}{error:.{digits}e}" if error < LARGEST else "not finite"
 
 
+def off(error: float) -> str:
+    """How far a problem's output is off."""
+    return f"off by {error:.1e} (relative L2)" if error < LARGEST else "not finite"
+
+
 def is_integer(products: str) -> bool:
     """Are both products of an attention, as operators joined by "+", integer ones?"""
     return all(op in INTEGER_GEMMS for op in products.split("+"))
@@ -95,8 +100,7 @@ class LayerParity(Record, frozen=True, kw_only=True):
             )
         if not output.relative_l2 <= output.limit:
             found.append(
-                f"{self.path}: same input, output {in_words(output.relative_l2, before='off by ')} (relative L2); "
-                f"{output.limit:.0e} would be rounding"
+                f"{self.path}: same input, output {off(output.relative_l2)}; {output.limit:.0e} would be rounding"
             )
         return found
 
@@ -113,8 +117,8 @@ class OperandParity(Record, frozen=True, kw_only=True):
         found = self.codes.problems(self.path)
         if not self.relative_l2 <= self.limit:
             found.append(
-                f"{self.path}: same operand, {in_words(self.relative_l2, before='off by ')} behind its dequantizer "
-                f"(relative L2); {self.limit:.0e} would be rounding"
+                f"{self.path}: same operand, {off(self.relative_l2)} behind its dequantizer; "
+                f"{self.limit:.0e} would be rounding"
             )
         return found
 
@@ -144,8 +148,7 @@ class FloatParity(Record, frozen=True, kw_only=True):
 
     def problems(self) -> list[str]:
         return [
-            f"{name}: with equal layers before it, what reaches it is {in_words(error, before='off by ')} (relative L2); "
-            f"{self.limit:.0e} would be rounding"
+            f"{name}: with equal layers before it, what reaches it is {off(error)}; {self.limit:.0e} would be rounding"
             for name, error in self.relative_l2.items()
             if not error <= self.limit
         ]
@@ -174,7 +177,7 @@ class ModelParity(Record, frozen=True, kw_only=True):
         if self.relative_l2 <= self.limit:
             return []
         return [
-            f"{self.runner}: logits {in_words(self.relative_l2, before='off by ')} (relative L2) on {self.n_images} images; "
+            f"{self.runner}: logits {off(self.relative_l2)} on {self.n_images} images; "
             f"{self.limit:.1e} is allowed, {self.factor:g} times what the reference itself moves when its layers' "
             f"inputs tremble by {self.floor.perturbation:.0e}"
         ]

@@ -91,7 +91,12 @@ DAMAGES: dict[str, tuple[str, Change, str, str]] = {
     "clip too narrow": ("onnx", lambda g: constant(g, "fc2.act_hi", lambda h: 0.8 * h), "fc2", "input codes"),
     "one channel's scale": ("onnx", lambda g: constant(g, "proj.weight_scale", one(1.01)), "proj", "output off"),
     "bias": ("onnx", lambda g: constant(g, "qkv.bias", lambda b: b + 0.01), "qkv", "output off"),
-    "not a number": ("onnx", lambda g: constant(g, "fc2.bias", one(math.nan)), "fc2", "output off by 1.8e+308"),
+    "not a number": (
+        "onnx",
+        lambda g: constant(g, "fc2.bias", one(math.nan)),
+        "fc2",
+        "output not finite; 1e-05",
+    ),
     "one integer": ("onnx", lambda g: constant(g, "fc1.weight_q", plus_one), "fc1", "1 weight integers"),
     "one integer, summed": ("onnx", lambda g: constant(g, "fc1.weight_q", plus_one), "fc1", "integer sums"),
     "half: input scale": ("tensorrt-rtx", lambda g: constant(g, "proj.act_scale_q", one(1.05)), "proj", "input codes"),
