@@ -90,9 +90,15 @@ def session_options(*, threads: int | None = None, optimize: bool = True) -> Any
 
 
 def run(session: Any, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All outputs by name; types and shapes as the graph has them."""
+    """All outputs by name; types and shapes as the graph has them. DataError where the graph does not take what it is fed."""
     names = [o.name for o in session.get_outputs()]
-    arrays = session.run(names, {name: x.cpu().contiguous().numpy() for name, x in feeds.items()})
+    try:
+        arrays = session.run(names, {name: x.cpu().contiguous().numpy() for name, x in feeds.items()})
+    except Exception as e:  # as above: no common base
+        raise DataError(
+            f"ONNX Runtime cannot run the graph: {str(e).splitlines()[0][:300]}",
+            fix="export again; a graph of erq-export takes the images of its model",
+        ) from e
     return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
 
 
