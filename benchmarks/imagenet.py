@@ -18,7 +18,6 @@ from erq_export.calibrate.published.papers import PAPERS
 from erq_export.contract.errors import DataError
 from erq_export.contract.records import plain_of
 from erq_export.contract.registry import METHODS
-from erq_export.data.sources import check_class_folders
 from erq_export.flow import page
 from erq_export.flow.begin import begin
 from erq_export.flow.job import Job, resolve
@@ -26,8 +25,6 @@ from erq_export.flow.store.store import Store
 from erq_export.flow.sweep import sweep
 from erq_export.flow.terminal import Terminal
 from erq_export.flow.ui import SILENT
-from erq_export.flow.work import Work
-from erq_export.validate.runners import TorchRunner
 
 PUBLISHED = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
 MODELS = tuple(PUBLISHED["full_precision"])
@@ -69,10 +66,6 @@ def jobs(words: Any, model: str) -> list[tuple[dict[str, str], Job]]:
     return found
 
 
-def n_classes(work: Work) -> int:
-    return TorchRunner(work.model.model, work.stages.device).logits(work.calibration_images(0).pixels[:1]).shape[1]
-
-
 def deviation(row: page.Row) -> str:
     """What is to be said where the float model is not the published one; "" where nothing is."""
     model, top1, published = row["model"], row["top1"], PUBLISHED["full_precision"][row["model"]]
@@ -93,9 +86,7 @@ def main(given: Sequence[str] | None = None) -> None:
     chosen = {model: jobs(words, model) for model in words.models}
     with Store.none() as store:
         for (_, job), *_ in chosen.values():  # a missing checkpoint is said now, not after a day
-            work = begin(job, SILENT, store)
-            if words.class_map is None:
-                check_class_folders(work.labelled.source, n_classes(work))
+            begin(job, SILENT, store)
     floats: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
     report = {name: getattr(words, name) for name in ("models", "bits", "methods", "calib", "seeds", "device")}

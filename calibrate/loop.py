@@ -6,7 +6,7 @@ of the images, so they are solved in the order in which data reaches them. A sta
 layers is solved. What a finished stage leaves is kept in checkpoints, where the caller gives a place for them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import cast
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from erq_export import __version__
 from erq_export.contract.bundle import Bundle, Layer, Operand
 from erq_export.contract.errors import DataError
+from erq_export.contract.progress import Progress
 from erq_export.contract.rows import LayerStatistics
 from erq_export.contract.sites import Stage, submodule
 from erq_export.contract.spec import Quantization
@@ -32,8 +33,6 @@ from .resume import Checkpoints, StagePart, finish_stage, load_stage, norms_of, 
 from .scheme import scheme_of
 from .setting import Setting
 from .states import Installed, States, deployed_moments, stage_moments
-
-Progress = Callable[[str, int, int], None]
 
 # Images that go through a stage together. Fixed, so that equal images give equal bytes: a matrix product of another height
 # rounds otherwise in its last bit, and a code or a flip that lies on the border follows it.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from erq_export.backends.machine import processor as processor
+from erq_export.contract.progress import Progress
 from erq_export.contract.report import Latency, Ratio, Timing
 
 from .runners import Runner
@@ -21,7 +22,6 @@ ROUNDS = 200
 BUDGET_S = 30.0
 LEAST_ROUNDS = 10  # whatever they take
 WARM_UP = 5
-Progress = Callable[[str, int, int], None]
 Clock = Callable[[], float]  # seconds
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from erq_export.backends.onnxruntime import CPU, run_one, session
-from erq_export.contract.errors import OutputError
+from erq_export.contract.errors import DataError, OutputError
 
 
 class Runner(Protocol):
@@ -41,7 +41,7 @@ class OnnxRuntimeRunner:
     """A graph with one input and one output in ONNX Runtime.
 
     threads: of one operator (None: ONNX Runtime's choice, all cores);  optimize: False runs the graph as written, in
-    float. OutputError without the file, ParityError where it is refused, MachineError without package or provider.
+    float. OutputError without the file, DataError where ONNX Runtime refuses it, MachineError without package or provider.
     """
 
     def __init__(
@@ -57,6 +57,8 @@ class OnnxRuntimeRunner:
             raise OutputError(f"there is no graph {path}", fix="erq-export MODEL --to onnx --out DIR writes one")
         self.name = name
         self.session = session(path, threads=threads, optimize=optimize, providers=providers)
+        if (sides := (len(self.session.get_inputs()), len(self.session.get_outputs()))) != (1, 1):
+            raise DataError(f"{path} has {sides[0]} inputs and {sides[1]} outputs, not one of each", fix="export again")
 
     def logits(self, pixels: Tensor) -> Tensor:
         return run_one(self.session, pixels.float())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from erq_export.backends.machine import sums_may_saturate
-from erq_export.contract.errors import MachineError, ParityError
+from erq_export.contract.errors import DataError, MachineError
 
 CPU = ("CPUExecutionProvider",)
 
@@ -44,7 +44,10 @@ def session(
     providers: Sequence[str] = CPU,
     optimized_copy: Path | None = None,
 ) -> Any:
-    """An InferenceSession of a file or a serialized model; the graph it really runs is written to `optimized_copy`."""
+    """An InferenceSession of a file or a serialized model; the graph it really runs is written to `optimized_copy`.
+
+    DataError for a graph that ONNX Runtime refuses, MachineError without package or provider.
+    """
     ort = onnxruntime()
     if absent := [p for p in providers if p not in ort.get_available_providers()]:
         raise MachineError(
@@ -61,7 +64,7 @@ def session(
         made = ort.InferenceSession(source, options, providers=list(providers), disabled_optimizers=list(DISABLED))
     except Exception as e:  # its exception classes share no base but this one
         what = "a piece of the graph" if isinstance(model, bytes) else str(model)
-        raise ParityError(
+        raise DataError(
             f"ONNX Runtime refuses {what}: {str(e).splitlines()[0][:300]}",
             fix="export again; a graph of erq-export loads as it was written",
         ) from e
@@ -87,9 +90,15 @@ def session_options(*, threads: int | None = None, optimize: bool = True) -> Any
 
 
 def run(session: Any, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All outputs by name; types and shapes as the graph has them."""
+    """All outputs by name; types and shapes as the graph has them. DataError where the graph does not take what it is fed."""
     names = [o.name for o in session.get_outputs()]
-    arrays = session.run(names, {name: x.cpu().contiguous().numpy() for name, x in feeds.items()})
+    try:
+        arrays = session.run(names, {name: x.cpu().contiguous().numpy() for name, x in feeds.items()})
+    except Exception as e:  # as above: no common base
+        raise DataError(
+            f"ONNX Runtime cannot run the graph: {str(e).splitlines()[0][:300]}",
+            fix="export again; a graph of erq-export takes the images of its model",
+        ) from e
     return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
 
 

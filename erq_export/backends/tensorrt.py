@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 from erq_export.backends.cuda_driver import cuda_device_count
-from erq_export.backends.watch import Progress, Record, Watch, logger
+from erq_export.backends.watch import BuildProgress, LogLine, Watch, logger
 from erq_export.contract.errors import EngineError, MachineError, SpecError
 
 Package: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
@@ -41,7 +41,7 @@ class Engine:
 
     blob: bytes = field(repr=False)
     source: Path
-    records: tuple[Record, ...] = field(repr=False)
+    records: tuple[LogLine, ...] = field(repr=False)
     package: Package
     version: str
     compute_capabilities: tuple[str, ...]
@@ -83,7 +83,7 @@ def build_engine(
     package: Package,
     compute_capabilities: Sequence[str] = (),
     batch: tuple[int, int, int] = (1, 8, 32),
-    on_progress: Progress | None = None,
+    on_progress: BuildProgress | None = None,
     workspace_mib: int | None = None,
 ) -> Engine:
     """Compile a graph as it is typed: explicit Q/DQ, no precision flags.
@@ -148,7 +148,7 @@ def _build(
     batch: tuple[int, int, int],
     watch: Watch,
     workspace_mib: int | None,
-    records: Iterable[Record],
+    records: Iterable[LogLine],
 ) -> bytes | None:
     """The serialized engine, or None after a failed or cancelled build."""
     builder = trt.Builder(logger(trt))
@@ -188,7 +188,7 @@ def _profile(profile: Any, shapes: dict[str, tuple[int, ...]], batch: tuple[int,
     return profile
 
 
-def _refuse_retyping(records: Iterable[Record], problem: str) -> None:
+def _refuse_retyping(records: Iterable[LogLine], problem: str) -> None:
     """The parser only warns when it changes a type; the line before the warning says at which node it was."""
     node = "?"
     for severity, message in records:
@@ -201,7 +201,7 @@ def _refuse_retyping(records: Iterable[Record], problem: str) -> None:
             )
 
 
-def _errors(records: Iterable[Record]) -> str:
+def _errors(records: Iterable[LogLine]) -> str:
     """What went wrong, without the driver look-ups that fail on every machine without a GPU."""
     errors = [text for severity, text in records if severity.endswith("ERROR") and "catchCudaError" not in text]
     return "; ".join(errors) or "the builder gives no reason"

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
-Progress: TypeAlias = Callable[[str, int, int], bool | None]  # (phase, steps done, steps in all) -> False cancels
-Record: TypeAlias = tuple[str, str]  # (severity, message)
+BuildProgress: TypeAlias = Callable[[str, int, int], bool | None]  # (phase, steps done, steps in all) -> False cancels
+LogLine: TypeAlias = tuple[str, str]  # (severity, message)
 T = TypeVar("T")
 
 _POLL_S = 0.2
@@ -27,13 +27,13 @@ def logger(trt: ModuleType) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.lock = threading.Lock()
-            self.records: deque[Record] = deque(maxlen=0)
+            self.records: deque[LogLine] = deque(maxlen=0)
 
         def log(self, severity: Any, message: str) -> None:
             self.records.append((severity.name, message))
 
         @contextmanager
-        def recording(self) -> Iterator[deque[Record]]:
+        def recording(self) -> Iterator[deque[LogLine]]:
             """Keep what is logged meanwhile; builds take turns, else their messages would mix."""
             with self.lock:
                 self.records = deque()
@@ -48,7 +48,7 @@ def logger(trt: ModuleType) -> Any:
 class Watch:
     """One build's progress and its end: `stopped` is set by Ctrl-C and by on_progress, returning False or failing."""
 
-    def __init__(self, on_progress: Progress | None) -> None:
+    def __init__(self, on_progress: BuildProgress | None) -> None:
         self.on_progress = on_progress
         self.stopped = threading.Event()
         self.failure: Exception | None = None

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import rich_click as click
 
+from erq_export.cli.places import PLACE
+from erq_export.cli.said import plain
 from erq_export.contract.errors import FOUND
 
 
 @click.command()
-@click.argument("manifest", type=Path)
+@click.argument("manifest", type=PLACE)
 @click.option("--data", metavar="DIR", help="where the calibration images lie on this machine")
 @click.option("--val", metavar="DIR", help="where the labelled images lie on this machine")
 @click.option("--checkpoint", metavar="FILE", help="where the weights lie on this machine")
-@click.option("--out", type=Path, metavar="DIR", help="keep what is made; must be new or empty")
+@click.option("--out", type=PLACE, metavar="DIR", help="keep what is made; must be new or empty")
 def reproduce(manifest: Path, data: str | None, val: str | None, checkpoint: str | None, out: Path | None) -> None:
     """Make the bundle, graphs and engines of a run again from its manifest.json, using nothing that is kept.
 
@@ -30,6 +32,6 @@ def reproduce(manifest: Path, data: str | None, val: str | None, checkpoint: str
     changes = {name: value for name, value in given.items() if value is not None}
     found = again(manifest, Terminal(), out=out, changes=changes)
     for verdict in found:
-        click.echo(verdict.says())
+        click.echo(plain(verdict.says()))
     if any(verdict.differs is not None for verdict in found):
         sys.exit(FOUND)

@@ -27,7 +27,7 @@ class SpecError(ErqError):
 
 
 class DataError(ErqError):
-    """The images, labels or checkpoint given cannot be used."""
+    """The images, labels, checkpoint or files of a run given cannot be used."""
 
 
 class OutputError(ErqError):
@@ -47,7 +47,7 @@ class AccuracyError(ErqError):
 
 
 class ParityError(ErqError):
-    """What was deployed does not compute what was calibrated."""
+    """What was deployed was measured, and does not compute what was calibrated."""
 
     exit_code = 5
 

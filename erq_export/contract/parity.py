@@ -3,13 +3,25 @@
 Equality is claimed where it holds (docs/backends.md, "Parity"). A `limit` stands beside the figure that it judges.
 """
 
+import sys
 from typing import ClassVar
 
 from erq_export.contract.manifest import Count
 from erq_export.contract.records import FileRecord, Record
 
+LARGEST = sys.float_info.max  # an error in the place of infinity and NaN, which no record holds
 # ONNX Runtime's operators that multiply integers.
 INTEGER_GEMMS = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm"})
+
+
+def in_words(error: float, digits: int = 1, *, before: str = "") -> str:
+    """A relative error with the words `before` it, or "not finite"."""
+    return f"{before}{error:.{digits}e}" if error < LARGEST else "not finite"
+
+
+def off(error: float) -> str:
+    """How far a problem's output is off."""
+    return f"off by {error:.1e} (relative L2)" if error < LARGEST else "not finite"
 
 
 def is_integer(products: str) -> bool:
@@ -88,8 +100,7 @@ class LayerParity(Record, frozen=True, kw_only=True):
             )
         if not output.relative_l2 <= output.limit:
             found.append(
-                f"{self.path}: same input, output off by {output.relative_l2:.1e} (relative L2); {output.limit:.0e} "
-                f"would be rounding"
+                f"{self.path}: same input, output {off(output.relative_l2)}; {output.limit:.0e} would be rounding"
             )
         return found
 
@@ -106,7 +117,7 @@ class OperandParity(Record, frozen=True, kw_only=True):
         found = self.codes.problems(self.path)
         if not self.relative_l2 <= self.limit:
             found.append(
-                f"{self.path}: same operand, off by {self.relative_l2:.1e} behind its dequantizer (relative L2); "
+                f"{self.path}: same operand, {off(self.relative_l2)} behind its dequantizer; "
                 f"{self.limit:.0e} would be rounding"
             )
         return found
@@ -137,8 +148,7 @@ class FloatParity(Record, frozen=True, kw_only=True):
 
     def problems(self) -> list[str]:
         return [
-            f"{name}: with equal layers before it, what reaches it is off by {error:.1e} (relative L2); "
-            f"{self.limit:.0e} would be rounding"
+            f"{name}: with equal layers before it, what reaches it is {off(error)}; {self.limit:.0e} would be rounding"
             for name, error in self.relative_l2.items()
             if not error <= self.limit
         ]
@@ -167,7 +177,7 @@ class ModelParity(Record, frozen=True, kw_only=True):
         if self.relative_l2 <= self.limit:
             return []
         return [
-            f"{self.runner}: logits off by {self.relative_l2:.1e} (relative L2) on {self.n_images} images; "
+            f"{self.runner}: logits {off(self.relative_l2)} on {self.n_images} images; "
             f"{self.limit:.1e} is allowed, {self.factor:g} times what the reference itself moves when its layers' "
             f"inputs tremble by {self.floor.perturbation:.0e}"
         ]
@@ -229,7 +239,8 @@ class ParityReport(FileRecord, frozen=True, kw_only=True):
         return (
             f"against the fake-quant reference on {self.n_images} images and {len(self.layers)} layers{operands}, same inputs: "
             f"{wrong_codes} of {codes} activation codes and {wrong_sums} of {sums} integer sums differ, layer outputs "
-            f"by at most {worst:.0e}, float operators by at most {self.between.worst:.0e}; whole model "
-            f"{model.relative_l2:.1e} beside a noise floor of {model.floor.relative_l2:.1e}, same class on "
+            f"{in_words(worst, 0, before='by at most ')}, float operators "
+            f"{in_words(self.between.worst, 0, before='by at most ')}; whole model "
+            f"{in_words(model.relative_l2)} beside a noise floor of {in_words(model.floor.relative_l2)}, same class on "
             f"{model.top1_agreement:.0%}."
         )

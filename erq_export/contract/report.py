@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from erq_export.contract.cost import StageCost
 from erq_export.contract.engine import EngineRecord
 from erq_export.contract.identity import Identity
 from erq_export.contract.manifest import Claims, Count, DesignedBits, Sizes
@@ -32,14 +33,6 @@ class ImagesUsed(Record, frozen=True, kw_only=True):
 
     n_images: Count
     pixels_sha256: Sha256
-
-
-class StageCost(Record, frozen=True, kw_only=True):
-    """wall_s seconds; peak_mib resident memory of the whole process while the stage ran, sampled every 50 ms."""
-
-    name: str
-    wall_s: float
-    peak_mib: float
 
 
 class GraphAccuracy(Record, frozen=True, kw_only=True):

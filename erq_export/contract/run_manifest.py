@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
+from erq_export.contract.cost import StageCost
 from erq_export.contract.errors import DataError
 from erq_export.contract.records import FileRecord, Record, Sha256
 
@@ -19,14 +20,6 @@ class OwnedFile(Record, frozen=True, kw_only=True):
     path: RelativePath
     bytes: Annotated[int, Meta(ge=0, le=2**53)]
     sha256: Sha256
-
-
-class Timing(Record, frozen=True, kw_only=True):
-    """What a stage cost: wall_s seconds, peak_mib MiB of resident memory."""
-
-    name: str
-    wall_s: float
-    peak_mib: float
 
 
 class Placement(Record, frozen=True, kw_only=True):
@@ -58,7 +51,7 @@ class RunManifest(FileRecord, frozen=True, kw_only=True):
     artifacts: dict[str, Sha256] = {}
     versions: dict[str, str] = {}
     machine: dict[str, str] = {}
-    timings: tuple[Timing, ...] = ()
+    timings: tuple[StageCost, ...] = ()
     files: tuple[OwnedFile, ...] = ()
     placing: Placement | None = None
 

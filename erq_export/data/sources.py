@@ -38,11 +38,14 @@ def check_enough(source: ImageSource, n: int) -> None:
         )
 
 
-def check_class_folders(source: ImageSource, n_classes: int) -> None:
+BY_CLASS_MAP = "--class-map FILE with a line FOLDER INDEX for each folder"
+
+
+def check_class_folders(source: ImageSource, n_classes: int, *, what: str = "--val", fix: str = BY_CLASS_MAP) -> None:
     """The sorted order of class folders gives a model's class indices only where every class has one. DataError otherwise."""
     folders = {Path(source.name(i)).parts[0] for i in range(len(source))}
     if len(folders) != n_classes:
         raise DataError(
-            f"--val has {len(folders)} class folders, the models have {n_classes} classes: sorted order would give wrong labels",
-            fix="--class-map FILE with a line FOLDER INDEX for each folder",
+            f"{what} has {len(folders)} class folders, the model has {n_classes} classes: sorted order would give wrong labels",
+            fix=fix,
         )

@@ -26,6 +26,7 @@ from erq_export.contract.targets import named
 from erq_export.data.given import Calibration, Given, calibration_from, gathered
 from erq_export.data.held_out import HeldOut, Images, Prepared
 from erq_export.data.images import ImageFolder
+from erq_export.data.sources import check_class_folders
 from erq_export.flow import run as flow
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin
@@ -34,6 +35,7 @@ from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT, Ui
 from erq_export.models.limits import check_attention
+from erq_export.models.loading import n_classes
 from erq_export.models.own import Architecture, own_model
 from erq_export.models.rebuild import attention_shapes, reference_model
 from erq_export.validate.metrics.accuracy import decide
@@ -232,7 +234,9 @@ def _asked(
 
 def _held_out(data: Given, bundle: Bundle) -> Images:
     if isinstance(data, str | Path):
-        return HeldOut(source=ImageFolder(Path(data), labelled=True), preprocess=bundle.identity.preprocess)
+        source, fix = ImageFolder(Path(data), labelled=True), "a loader of (images, labels) in the place of the folder"
+        check_class_folders(source, n_classes(reference_model(bundle)), what=f"data={str(data)!r}", fix=fix)
+        return HeldOut(source=source, preprocess=bundle.identity.preprocess)
     return _prepared(data)
 
 

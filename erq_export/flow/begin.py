@@ -9,14 +9,14 @@ from erq_export.calibrate.published.mipq_time import mipq_estimate, weight_shape
 from erq_export.data.given import Calibration, FromSource
 from erq_export.data.held_out import HeldOut, Images
 from erq_export.data.images import ImageSource
-from erq_export.data.sources import calibration_source, validation_source
+from erq_export.data.sources import calibration_source, check_class_folders, validation_source
 from erq_export.flow.job import Job
 from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
 from erq_export.flow.work import Course, Work
 from erq_export.models.limits import check_attention
-from erq_export.models.loading import Loaded, load
+from erq_export.models.loading import Loaded, load, n_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,8 @@ def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN) -> Work:
         model = own.model or load(job.model, seed=job.data.seed)
         if job.deploy.precision != "fp16":
             check_attention(model.family.attention(model.model), job.deploy.targets, job.deploy.precision)
+        if val is not None and job.data.val is not None and job.data.class_map is None:
+            check_class_folders(val, n_classes(model.model))
         work = Work(
             job=job,
             course=course,

@@ -9,6 +9,7 @@ from msgspec import Meta, structs
 from erq_export.calibrate.methods.method import options_of
 from erq_export.calibrate.methods.options import Options
 from erq_export.calibrate.published.papers import PAPERS, all_of, paper_named
+from erq_export.contract.device_name import check_device_name
 from erq_export.contract.errors import SpecError
 from erq_export.contract.records import FileRecord, Scalar, Spec, checked_value, hints, read
 from erq_export.contract.registry import unknown
@@ -52,6 +53,7 @@ class Job(Spec, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_device_name(self.device)
         if self.published is not None and "reference" not in self.deploy.targets:
             raise SpecError(
                 f"--published {self.published} is a setting of the target reference: parts of it cannot be deployed",

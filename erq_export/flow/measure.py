@@ -10,6 +10,7 @@ from torch import Tensor
 
 from erq_export import __version__
 from erq_export.contract.bundle import Bundle
+from erq_export.contract.cost import StageCost
 from erq_export.contract.engine import EngineRecord
 from erq_export.contract.errors import AccuracyError, EngineError, ParityError
 from erq_export.contract.manifest import MANIFEST, GraphManifest
@@ -25,7 +26,6 @@ from erq_export.contract.report import (
     Layer,
     PriceRow,
     Report,
-    StageCost,
     TargetReport,
 )
 from erq_export.contract.targets import deployable, named

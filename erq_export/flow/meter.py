@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from erq_export.contract.report import StageCost
+from erq_export.contract.cost import StageCost
 
 PERIOD_S = 0.05
 PAGE_MIB = 4096 / 2**20

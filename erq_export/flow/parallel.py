@@ -9,9 +9,11 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from erq_export.calibrate.budget import MIB, budget
@@ -94,7 +96,13 @@ def fill(pieces: Sequence[Piece], *, workers: int, progress: Callable[[int], Non
     Errors are left to whoever asks for the result: it meets them itself. Ctrl-C ends the workers, and so does the end of this
     process, however it comes: after a kill nothing would collect them.
     """
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
+    context = get_context("spawn")
+    theirs, ours = context.Pipe(duplex=False)  # workers end when our end is closed, by us or by our death
+    with (
+        theirs,
+        ours,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(theirs,)) as pool,
+    ):
         left: set[Future[None]] = {pool.submit(piece) for piece in pieces}
         try:
             while left:
@@ -105,21 +113,21 @@ def fill(pieces: Sequence[Piece], *, workers: int, progress: Callable[[int], Non
         except BaseException:
             for future in left:
                 future.cancel()
-            for process in (pool._processes or {}).values():
-                process.terminate()
+            ours.close()
             raise
 
 
-def _begin_worker() -> None:
-    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+def _begin_worker(end: Connection) -> None:
+    threading.Thread(target=_end_with, args=(end,), name="end with parent", daemon=True).start()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     torch.set_num_threads(1)
 
 
-def _end_with_parent() -> None:
-    """Wait for the end of the process that started this one, and end it as a kill does; the store is made for that."""
-    if (parent := parent_process()) is not None:
-        parent.join()
-        os._exit(1)
+def _end_with(end: Connection) -> None:
+    """Wait until the process that started this one closes its end of the pipe, alive or dead; then end as a kill does,
+    which the store is made for."""
+    with suppress(EOFError, OSError):
+        end.recv_bytes()
+    os._exit(1)

@@ -9,14 +9,15 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from msgspec import structs
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from erq_export.contract.errors import DataError
+from erq_export.contract.errors import DataError, ErqError
 from erq_export.contract.output.folder import OutputFolder
-from erq_export.contract.output.writing import Writing
 from erq_export.contract.records import from_plain, plain_of, read
 from erq_export.contract.run_manifest import RunManifest
 from erq_export.contract.targets import deployable
+from erq_export.exporters.lint.load import load as load_graph
 from erq_export.flow.begin import begin, check_cost
 from erq_export.flow.job import Job
 from erq_export.flow.run import inputs, machine, make, place, version_of_packages
@@ -47,10 +48,8 @@ def reproduce(
     DataError for a manifest that is none, or that does not say what was asked; else as `run` raises. What a run's own
     folder holds beside the manifest is compared tensor by tensor and node by node, without it file by file.
     """
-    was = read(RunManifest, manifest)
-    if not was.job:
-        raise DataError(f"{manifest} does not say what was asked", fix="the manifest.json of a run that named its job")
-    job = moved(from_plain(Job, was.job, source=f"{manifest}, job"), changes or {})
+    was, job = asked(manifest)
+    job = moved(job, changes or {})
     targets = deployable(job.deploy.targets)
     with tempfile.TemporaryDirectory(prefix="erq-export-") as spare, Store.none() as store:
         folder = OutputFolder(out or Path(spare) / "again")
@@ -63,7 +62,15 @@ def reproduce(
                 bundle = work.stages.bundle(work.model, work.calibration_images(job.data.seed), job.quantization)
                 place(writing, "bundle", bundle)
             make(work.course, work.stages, job.deploy, writing, bundle, targets)
-            return list(verdicts(was, manifest.parent, writing, folder.path, given))
+            return list(verdicts(was, manifest.parent, writing.manifest, folder.path, given))
+
+
+def asked(manifest: Path) -> tuple[RunManifest, Job]:
+    """A run's manifest and the job in it. DataError where it is damaged or does not say what was asked."""
+    was = read(RunManifest, manifest)
+    if not was.job:
+        raise DataError(f"{manifest} does not say what was asked", fix="the manifest.json of a run that named its job")
+    return was, from_plain(Job, was.job, source=f"{manifest}, job", fix=RunManifest.REMEDY)
 
 
 def moved(job: Job, changes: dict[str, str]) -> Job:
@@ -74,13 +81,12 @@ def moved(job: Job, changes: dict[str, str]) -> Job:
 
 
 def verdicts(
-    was: RunManifest, before: Path, writing: Writing, after: Path, given: dict[str, dict[str, str]]
+    was: RunManifest, before: Path, now: RunManifest, after: Path, given: dict[str, dict[str, str]]
 ) -> Iterator[Verdict]:
     """Inputs first, then versions and machine where they are not the same, then every artifact."""
     for what, old, new in (("weights", was.weights, given["weights"]), ("images", was.images, given["images"])):
         other = [name for name in old if name in new and old[name] != new[name]]
         yield Verdict(what=what, differs=f"{', '.join(other)} are others than those of the run" if other else None)
-    now = writing.manifest
     for what, a, b in (("versions", was.versions, now.versions), ("machine", was.machine, now.machine)):
         other = [f"{name} {a[name]}, here {b[name]}" for name in a if name in b and a[name] != b[name]]
         yield Verdict(what=what, differs="; ".join(other) or None)
@@ -92,22 +98,31 @@ def verdicts(
 
 
 def first_difference(path: str, before: Path, after: Path) -> str:
-    """What differs first in a file that has another hash, as far as both files are there."""
+    """What differs first in a file that has another hash, as far as both can be read.
+
+    The folder `before` may come from anyone: no link out of it is followed, and what is no such file just differs.
+    """
     old, new = before / path, after / path
-    if not old.is_file() or not new.is_file():
+    if not (old.is_file() and new.is_file() and old.resolve().is_relative_to(before.resolve())):
         return f"{path} differs"
-    found = None
-    if path.endswith(".safetensors"):
-        found = _first_tensor(load_file(old), load_file(new))
-    elif path.endswith(".onnx"):
-        found = _first_of_graph(ir.load(old), ir.load(new))
-    elif path.endswith((".json", ".txt")):
-        lines = zip(old.read_text().splitlines(), new.read_text().splitlines(), strict=False)
-        found = next(
-            (f"line {i}: {a.strip()[:80]!r}, now {b.strip()[:80]!r}" for i, (a, b) in enumerate(lines, 1) if a != b),
-            None,
-        )
+    try:
+        found = _first_in(old, new)
+    except (SafetensorError, ErqError, OSError) as e:
+        return f"{path} differs: the former one cannot be read ({str(e).splitlines()[0][:200]})"
     return f"{path} differs" + ("" if found is None else f", first in {found}")
+
+
+def _first_in(old: Path, new: Path) -> str | None:
+    if old.suffix == ".safetensors":
+        return _first_tensor(load_file(old), load_file(new))
+    if old.suffix == ".onnx":
+        return _first_of_graph(load_graph(old).model, load_graph(new).model)
+    if old.suffix not in (".json", ".txt"):
+        return None
+    lines = zip(*(path.read_text(encoding="utf-8", errors="replace").splitlines() for path in (old, new)), strict=False)
+    return next(
+        (f"line {i}: {a.strip()[:80]!r}, now {b.strip()[:80]!r}" for i, (a, b) in enumerate(lines, 1) if a != b), None
+    )
 
 
 def _first_tensor(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> str | None:

@@ -98,7 +98,10 @@ def build(job: Job, out: Path, ui: Ui, *, store: Store, targets: Sequence[str]) 
 
 
 def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> Report:
-    """Measure a run again from its artifacts; returns and writes the report."""
+    """Measure a run again from its artifacts; returns and writes the report.
+
+    DataError where a graph, its manifest or an engine's record is damaged or not what the run wrote: nothing is measured.
+    """
     folder = OutputFolder(out)
     Bundle.load(folder.bundle)
     targets = deployable(job.deploy.targets)
@@ -108,6 +111,7 @@ def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> Report:
         engines={name: Artifact.at(folder.engine(name)) for name in targets if folder.has_engine(name)},
     )
     with folder.resume(planned=REPORTS) as writing:
+        folder.check_as_written(writing.manifest, targets)
         return conclude(begin(job, ui, store), folder, writing, made)
 
 

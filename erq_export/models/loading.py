@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from timm.data import resolve_model_data_config
@@ -44,6 +45,11 @@ class Loaded:
     @property
     def stages(self) -> tuple[Stage, ...]:
         return self.family.stages(self.model)
+
+
+def n_classes(model: nn.Module) -> int:
+    """The classes that a model tells apart; 0 where its head was taken away."""
+    return int(cast(Any, model).num_classes)
 
 
 def load(spec: ModelSpec, *, seed: int) -> Loaded:

@@ -1,5 +1,6 @@
 """Names to architectures: aliases and timm names, with the nearest right one for a wrong one."""
 
+import inspect
 from typing import Any
 
 import timm
@@ -63,7 +64,21 @@ def architecture(
         raise SpecError(
             f"timm cannot build {timm_name} with {words(args, source)}: {str(e) or type(e).__name__}", fix=STAGED
         ) from e
+    if ignored := [name for name in args if name not in _taken(model, args)]:
+        raise SpecError(
+            f"timm {timm.__version__} builds {timm_name} without a word about {words({n: args[n] for n in ignored}, source)}",
+            fix=f"leave {ignored[0]} out, or a timm whose {type(model).__name__} takes it",
+        )
     return model.eval()
+
+
+def _taken(model: nn.Module, args: dict[str, Any]) -> set[str]:
+    """Which of the arguments have done something. A constructor with **kwargs beside named parameters, as Swin's, drops what it
+    does not name; one with *args, **kwargs hands all of it on."""
+    parameters = inspect.signature(type(model).__init__).parameters
+    kinds = {p.kind for p in parameters.values()}
+    drops = inspect.Parameter.VAR_KEYWORD in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds
+    return {name for name in args if not drops or name in parameters}
 
 
 def words(args: dict[str, Any], source: str = "--model-arg") -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from erq_export.backends.tensorrt import Package, build_engine
-from erq_export.backends.watch import Progress
+from erq_export.backends.watch import BuildProgress
 from erq_export.contract.engine import ENGINE as RECORD
 from erq_export.contract.engine import Batch, EngineRecord
 from erq_export.contract.manifest import WORDS, AttentionOperator, GraphManifest
@@ -24,7 +24,7 @@ def build(
     package: Package,
     compute_capabilities: Sequence[str],
     batch: tuple[int, int, int],
-    on_progress: Progress | None,
+    on_progress: BuildProgress | None,
 ) -> EngineRecord:
     """Build `graph`; write engine, log, plan and record into `folder`; returns the record.
 

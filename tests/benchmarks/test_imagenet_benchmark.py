@@ -129,7 +129,7 @@ def test_the_chain_runs_and_a_second_start_makes_nothing_again(start: Start, sta
 def test_three_class_folders_are_not_taken_for_the_first_three_of_a_thousand(start: Start, stand_in: Path) -> None:
     code, said = start()
     assert code == 2
-    assert "3 class folders, the models have 1000 classes" in said
+    assert "3 class folders, the model has 1000 classes" in said
     assert "--class-map" in said
     assert not (stand_in / "out").exists()
 

@@ -289,8 +289,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder / "photos", 6)
     for label in ("ant", "bee"):
         write_images(folder / "val" / label, 3)
+    (folder / "classes.txt").write_text("ant\nbee\n")
     words = [*MODEL, *QUICK, "--to", "onnx", "--to", "tensorrt-rtx", "--capability", "8.9", "-O", "ridge=100"]
     words += ["--data", folder / "photos", "--val", folder / "val", "--compare", "w3a4", "--seeds", "2"]
+    words += ["--class-map", folder / "classes.txt"]  # two of the model's five classes
     process = start(*words, "--out", folder / "out")
     said, _ = process.communicate(timeout=300)
     (folder / "said.txt").write_text(said)
@@ -365,7 +367,16 @@ def test_stages_run_again_from_their_artifacts(finished: Path, erq: Erq) -> None
 def test_the_accuracy_gate(erq: Erq, finished: Path, tmp_path: Path) -> None:
     """Random weights at w2a3 differ from themselves in float; a rise by 100 points is demanded to be certain."""
     words = [*MODEL, "--bits", "w2a3", "--calib", "4", "--no-pretrained", "--data", finished / "photos"]
-    words += ["--val", finished / "val", "--max-drop", "-100", "--out", tmp_path / "out"]
+    words += [
+        "--val",
+        finished / "val",
+        "--class-map",
+        finished / "classes.txt",
+        "--max-drop",
+        "-100",
+        "--out",
+        tmp_path / "out",
+    ]
     code, said = erq(*words)
     assert code == 4, said
     assert "--max-drop" in said

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from output_runs import PLANNED, check_ended, fake_run, files_below, leftovers, wanted, write_run
 
+from erq_export.contract.cost import StageCost
 from erq_export.contract.errors import DataError, OutputError
 from erq_export.contract.output.folder import OutputFolder
-from erq_export.contract.run_manifest import Timing
 
 HASH = "0" * 64
 
@@ -215,7 +215,7 @@ def test_resuming_refuses_what_was_changed_before_the_work(out: Path) -> None:
 
 def test_what_is_recorded_is_read_again_and_checked(out: Path) -> None:
     with OutputFolder(out).resume() as writing:
-        writing.record(timings=[Timing(name="load", wall_s=1.5, peak_mib=2.0)], weights={"x": HASH})
+        writing.record(timings=[StageCost(name="load", wall_s=1.5, peak_mib=2.0)], weights={"x": HASH})
         with pytest.raises(DataError, match="weights"):
             writing.record(weights={"x": "no hash"})
     manifest = OutputFolder(out).read_run_manifest()

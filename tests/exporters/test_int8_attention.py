@@ -20,7 +20,7 @@ from tiny_vit import TINY, TINY_ARGS, calibrated_bundle, random_images, tiny_spe
 from erq_export.backends.tensorrt import available
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine import EngineRecord
-from erq_export.contract.errors import EngineError, ParityError, SpecError
+from erq_export.contract.errors import DataError, EngineError, SpecError
 from erq_export.contract.manifest import Claims, GraphManifest, by_path
 from erq_export.contract.parity import ParityReport
 from erq_export.contract.sites import OPERANDS, AttentionShape
@@ -229,7 +229,7 @@ def test_an_operand_without_a_claim_and_a_float_product_are_problems(vit4: Case)
 def test_a_product_that_the_file_lacks_is_refused(vit4: Case) -> None:
     rows = by_path(vit4.manifests["onnx"].operands)
     pair = rows[Q], rows["blocks.0.attn.k"]
-    with pytest.raises(ParityError, match="no product 'elsewhere'"):
+    with pytest.raises(DataError, match="no product 'elsewhere'"):
         check_product(ir.load(vit4.files["onnx"]).graph, "elsewhere", pair, (torch.zeros(1), torch.zeros(1)))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from command_line import MODEL, Erq, start, write_images
 from hostile_runs import (
@@ -24,7 +25,7 @@ from hostile_runs import (
 from malformed import value_or_error
 
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.errors import DataError, ErqError, MachineError, OutputError, ParityError, SpecError
+from erq_export.contract.errors import DataError, ErqError, MachineError, OutputError, SpecError
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.flow.job import Job, read_run
 from erq_export.models.rebuild import reference_model
@@ -229,17 +230,47 @@ def test_what_a_graph_claims_and_what_a_report_says_is_read_as_a_strangers(
     assert state(run.parent) == before
 
 
-DAMAGED = ParityError.exit_code  # the graph is there, and does not compute what was calibrated
-
-
-@pytest.mark.parametrize(
-    ("what", "expected"),
-    [("nothing", 2), ("a folder", 2), ("a pipe", 2), *((what, DAMAGED) for what in ("empty", "half", "noise"))],
-)
-def test_a_graph_that_is_none_is_refused(run: Path, erq: Erq, what: str, expected: int) -> None:
+@pytest.mark.parametrize("what", FILES)
+def test_a_graph_that_is_none_is_refused(run: Path, erq: Erq, what: str) -> None:
+    """A file that cannot be read is bad input, not parity that failed."""
     FILES[what](run / "onnx" / "model.onnx")
-    before = state(run.parent)
+    before = state(run)
     code, said = erq("validate", run, "--no-store")
-    assert code == expected, said
+    assert code == 2, said
+    assert "model.onnx" in said
     assert "fix: " in said
-    assert state(run.parent) == before
+    assert state(run) == before
+
+
+def test_a_graph_that_was_changed_is_refused_and_built_again_as_the_fix_says(run: Path, erq: Erq) -> None:
+    """One bit of a weight: ONNX Runtime would take it."""
+    graph = run / "onnx" / "model.onnx"
+    whole = graph.read_bytes()
+    model = onnx.load(graph)
+    weight = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8)
+    weight.raw_data = bytes([weight.raw_data[0] ^ 1]) + weight.raw_data[1:]
+    onnx.save(model, graph)
+    before = state(run)
+    code, said = erq("validate", run, "--no-store")
+    assert code == 2, said
+    assert "model.onnx is not the file that the run wrote" in said
+    assert f"erq-export build {run}" in said
+    assert state(run) == before
+    graph.rename(run / "aside")
+    assert erq("build", run, "--no-store")[0] == 0
+    assert graph.read_bytes() == whole
+    assert erq("validate", run, "--no-store")[0] == 0
+
+
+def test_a_graph_that_no_manifest_vouches_for_is_read_as_a_strangers(run: Path, erq: Erq) -> None:
+    """The folder's manifest is made to fit the damage: the readers themselves refuse it."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["files"] = [file for file in manifest["files"] if file["path"] != "onnx/model.onnx"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    for what in ("empty", "half", "noise"):
+        shutil.copy(run / "onnx" / "model.onnx", run.parent / "whole")
+        FILES[what](run / "onnx" / "model.onnx")
+        code, said = erq("validate", run, "--no-store")
+        assert code == 2, said
+        assert "ONNX Runtime refuses" in said
+        shutil.copy(run.parent / "whole", run / "onnx" / "model.onnx")

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from functools import partial
+from multiprocessing import active_children
 
+import pytest
 from kill_runs import members
 
 from erq_export.flow.parallel import fill
@@ -44,3 +46,18 @@ def test_workers_end_with_the_run_that_is_killed() -> None:
         if left:
             os.killpg(run.pid, signal.SIGKILL)
         assert left == []
+
+
+def test_workers_end_at_once_where_the_run_is_interrupted() -> None:
+    """Ctrl-C while progress is told: the pieces of ten minutes are not waited for, and no worker is left."""
+
+    def interrupted(n: int) -> None:
+        if n == 2:
+            raise KeyboardInterrupt
+
+    pieces = [partial(time.sleep, s) for s in (0.01, 0.01, 600, 600)]
+    begin, before = time.monotonic(), set(active_children())
+    with pytest.raises(KeyboardInterrupt):
+        fill(pieces, workers=2, progress=interrupted)  # type: ignore[arg-type]
+    assert time.monotonic() - begin < 60
+    assert set(active_children()) <= before

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import timm
 import timm.models.swin_transformer as timm_swin
 import torch
 from onnx import numpy_helper
@@ -49,8 +50,11 @@ VARIANTS: list[dict[str, Any]] = [
     {"qkv_bias": False},
     {"head_dim": 8},
     {"num_classes": 0},
-    {"global_pool": "max"},
 ]
+MAX_POOL = {"global_pool": "max"}
+BUILDS_MAX_POOL = tuple(map(int, timm.__version__.split(".")[:3])) >= (1, 0, 31)  # earlier ones assert "" or "avg"
+if BUILDS_MAX_POOL:
+    VARIANTS.append(MAX_POOL)
 
 
 def images(n: int = 12, *, seed: int = 0) -> CalibrationSet:
@@ -311,6 +315,17 @@ def test_the_papers_names_lead_to_the_papers_weights() -> None:
         assert alias.preprocess == {"crop_pct": 0.9}
 
 
+def test_max_pooling_is_built_or_refused_as_timm_does() -> None:
+    """Where timm builds it, it is one of the variants above; where it does not, the refusal names the argument."""
+    if BUILDS_MAX_POOL:
+        x = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+        maximum, mean = (tiny_swin(**args).model(x) for args in (MAX_POOL, {}))
+        assert not torch.allclose(maximum, mean, rtol=1e-2)
+    else:
+        with pytest.raises(SpecError, match=r"timm cannot build .* --model-arg global_pool=max"):
+            tiny_swin(**MAX_POOL)
+
+
 @pytest.mark.parametrize(
     ("args", "names"),
     [
@@ -318,6 +333,7 @@ def test_the_papers_names_lead_to_the_papers_weights() -> None:
         ({"strict_img_size": False}, "dynamic_img_size"),
         ({"global_pool": ""}, r"head\.global_pool"),
         ({"img_size": 33}, "no whole number of 2 × 2 patches"),
+        ({"qk_norm": True}, "--model-arg qk_norm=True"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(args: dict[str, Any], names: str) -> None:

@@ -3,6 +3,7 @@
 import json
 
 from erq_export.contract.bundle import BundleDescription, DataFingerprint
+from erq_export.contract.cost import StageCost
 from erq_export.contract.engine import Batch, EngineRecord, PlanSummary
 from erq_export.contract.formats.affine import AffineRow, FreeRow
 from erq_export.contract.formats.logarithmic import LogRow
@@ -42,18 +43,17 @@ from erq_export.contract.report import (
     PriceRow,
     Ratio,
     Report,
-    StageCost,
     TargetReport,
     Timing,
 )
 from erq_export.contract.rows import LayerRow, LayerStatistics, OperandRow
 from erq_export.contract.run_manifest import OwnedFile, Placement, RunManifest
-from erq_export.contract.run_manifest import Timing as StageTiming
 from erq_export.contract.simulated import SimulatedLayerRow, SimulatedOperandRow
 from erq_export.contract.spec import Bits, Quantization
 from erq_export.contract.targets import GridRules
 from erq_export.flow.job import RunRecord, resolve
 from erq_export.flow.stages import Figure
+from erq_export.flow.store.record import EntryRecord, KeptFile
 
 SHA256 = "0123456789abcdef" * 4
 LAYER, ATTENTION = "blocks.0.attn.qkv", "blocks.0.attn"
@@ -299,9 +299,19 @@ def run_manifest() -> RunManifest:
         artifacts={"bundle": SHA256},
         versions={"torch": "2.11.0"},
         machine={"processor": "a CPU"},
-        timings=(StageTiming(name="calibrate", wall_s=1.5, peak_mib=500.0),),
+        timings=(StageCost(name="calibrate", wall_s=1.5, peak_mib=500.0),),
         files=files,
         placing=placing,
+    )
+
+
+def store_entry() -> EntryRecord:
+    return EntryRecord(
+        kind="bundle",
+        key=SHA256,
+        description="w4a4 erq of demo",
+        made="2026-01-02T03:04:05+00:00",
+        files={"bundle.json": KeptFile(size=5, sha256=SHA256)},
     )
 
 
@@ -316,5 +326,6 @@ def every_file() -> dict[type[FileRecord], FileRecord]:
         report(),
         run_manifest(),
         Figure(name="logits_error", value=0.125),
+        store_entry(),
     )
     return {type(example): example for example in examples}

@@ -4,7 +4,9 @@ import copy
 
 import pytest
 import torch
+from tiny_vit import TINY_LAYERS, calibrated_bundle, tiny_spec, tiny_vit
 
+from erq_export.calibrate.published.papers import PAPERS
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.quantized import quant_linears
 from erq_export.data.calibration_set import CalibrationSet
@@ -38,3 +40,15 @@ def test_no_hook_is_left(bundle: Bundle, images: CalibrationSet) -> None:
     output_errors(model, copy.deepcopy(model), Prepared(tensor=images.pixels, fingerprint=""))
     assert not any(m._forward_hooks for m in model.modules())
     assert torch.isfinite(model(images.pixels)).all()
+
+
+def test_a_simulated_bundles_layers_are_measured_as_a_deployed_ones(images: CalibrationSet) -> None:
+    """8 bits are close, 3 bits are not, and no layer is left out."""
+    seen, means = Prepared(tensor=images.pixels, fingerprint=""), {}
+    for bits in ("w8a8", "w3a3"):
+        simulated = calibrated_bundle(tiny_vit(), images, tiny_spec(bits, ("reference",), **PAPERS["icml"].options))
+        found = output_errors(reference_model(simulated), tiny_vit().model.eval(), seen)
+        assert tuple(found) == TINY_LAYERS
+        assert all(error > 0 for error in found.values())
+        means[bits] = sum(found.values()) / len(found)
+    assert means["w8a8"] < 0.01 < 10 * means["w8a8"] < means["w3a3"]

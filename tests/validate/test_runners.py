@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from erq_export.backends.machine import processor, sums_may_saturate
 from erq_export.backends.onnxruntime import EXACT_SUMS, run_one, session, session_options
-from erq_export.contract.errors import MachineError, OutputError, ParityError
+from erq_export.contract.errors import DataError, MachineError, OutputError
 from erq_export.exporters.onnx.trace import trace
 from erq_export.validate.runners import OnnxRuntimeRunner, Runner, TorchRunner
 
@@ -98,7 +98,7 @@ def test_a_missing_graph_says_how_to_get_one(tmp_path: Path) -> None:
 
 def test_a_damaged_graph_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
-    with pytest.raises(ParityError, match=r"ONNX Runtime refuses .*model\.onnx"):
+    with pytest.raises(DataError, match=r"ONNX Runtime refuses .*model\.onnx"):
         OnnxRuntimeRunner(tmp_path / "model.onnx")
 
 

@@ -1,15 +1,14 @@
 """How far a result is from what it should be: relative errors, and how much of one is rounding."""
 
 import math
-import sys
 
 from torch import Tensor
 
+from erq_export.contract.parity import LARGEST
 from erq_export.data.held_out import Images
 
 from ..runners import Runner
 
-LARGEST = sys.float_info.max  # in the place of infinity, which no record holds
 ROUNDING = 1e-5  # of float32: sums of some thousand products in another order, and erf or exp by another polynomial
 
 

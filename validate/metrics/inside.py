@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from erq_export.contract.quantized import quant_linears
+from erq_export.contract.simulated import layer_paths
 from erq_export.data.held_out import Images
 
 
@@ -11,9 +11,10 @@ from erq_export.data.held_out import Images
 def output_errors(quantized: nn.Module, exact: nn.Module, images: Images) -> dict[str, float]:
     """Σ‖ŷ − y‖²/Σ‖y‖² by layer: ŷ a layer's output in the quantized model, y in the float one, sums over all images.
 
-    Both models are in evaluation mode on one device. Only the outputs of one batch are held at a time.
+    Layers are those that were calibrated, deployed or simulated. Both models are in evaluation mode on one device. Only the
+    outputs of one batch are held at a time.
     """
-    paths = list(quant_linears(quantized))
+    paths = layer_paths(quantized)
     device = next(exact.parameters()).device
     seen: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
     handles = [

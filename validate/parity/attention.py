@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from erq_export.backends.onnxruntime import run, run_one, session
-from erq_export.contract.errors import ParityError
+from erq_export.contract.errors import DataError
 from erq_export.contract.manifest import AttentionOperator, LoweredOperand
 from erq_export.contract.parity import AccumulatorParity, OperandParity, ProductParity
 from erq_export.contract.quantized import QuantOperand
@@ -56,7 +56,7 @@ def check_product(
     """
     values = {str(value.name): value for n in graph if n.name == node for value in n.outputs}
     if len(values) != 1:
-        raise ParityError(
+        raise DataError(
             f"the file has no product {node!r}", fix="model.onnx and manifest.json must be of the same export"
         )
     (output,) = values

@@ -5,7 +5,7 @@ output and the float operators between layers are equal up to rounding; the whol
 floor.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from erq_export.contract.manifest import GraphManifest, by_path
 from erq_export.contract.parity import LayerParity, ParityReport
+from erq_export.contract.progress import Progress
 from erq_export.contract.quantized import QuantizedLayer, QuantLinear, QuantOperand, quant_linears, quant_operands
 from erq_export.contract.targets import named
 
@@ -24,8 +25,6 @@ from .layers import check_layer
 from .model import DRAWS, FACTOR, FLOAT_E, HALF_E, check_model
 from .teacher import teach
 from .weights import check_weights
-
-Progress = Callable[[str, int, int], None]
 
 
 def check_parity(
@@ -45,7 +44,8 @@ def check_parity(
 
     pixels (B, 3, H, W): a handful of images (2 to 4) is enough, each layer sees hundreds of rows of them. Memory: the
     file, the reference, one layer's tensors, and the layers' inputs and outputs for one image. Raises OutputError,
-    MachineError, or ParityError where file and manifest do not belong together; what merely differs is in the report.
+    MachineError, or DataError where the file is no graph, or manifest and file do not belong together; what merely
+    differs is in the report.
     """
     runner = OnnxRuntimeRunner(path, threads=threads)
     graph, claimed, claimed_operands = ir.load(path).graph, by_path(manifest.sites), by_path(manifest.operands)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from erq_export.contract.errors import ParityError
+from erq_export.contract.errors import DataError
 from erq_export.contract.manifest import LoweredOperand, LoweredSite, Quantized
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -75,11 +75,11 @@ def _in_units(piece: ir.Model, unit: Mapping[tuple[str, int], int]) -> ir.Model:
 
 
 def cut(graph: ir.Graph, first: Sequence[str], last: Sequence[str], *, of: str) -> ir.Model:
-    """The nodes between the values `first` and `last`; ParityError where there is no such piece."""
+    """The nodes between the values `first` and `last`; DataError where there is no such piece."""
     try:
         piece = ir.convenience.extract(graph, first, last)
     except ValueError as e:
-        raise ParityError(
+        raise DataError(
             f"{of}: the file has no such piece as its manifest says: {e}",
             fix="model.onnx and manifest.json must be of the same export: export again",
         ) from e

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from erq_export.contract.report import Accuracy, ComparisonRow, Figures, PriceRow, Report, StageCost
+from erq_export.contract.cost import StageCost
+from erq_export.contract.report import Accuracy, ComparisonRow, Figures, PriceRow, Report
 
 Table: TypeAlias = tuple[tuple[str, ...], list[list[str]]]  # head, rows
 

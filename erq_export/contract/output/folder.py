@@ -1,5 +1,6 @@
 """The output folder: what lies where in it, and the right to write it."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ class OutputFolder:
         return self.target(name) / "engine"
 
     def has_engine(self, name: str) -> bool:
-        return (self.engine(name) / "engine.json").exists()
+        """Is there a record of an engine, a link that leads nowhere included: reading it says what is wrong."""
+        return os.path.lexists(self.engine(name) / "engine.json")
 
     @property
     def report(self) -> Path:
@@ -82,6 +84,17 @@ class OutputFolder:
     def planned_for(self, targets: Iterable[str]) -> tuple[str, ...]:
         """Those of graphs and engines alone."""
         return tuple(f"{target}/{name}" for target in targets for name in OF_A_TARGET)
+
+    def check_as_written(self, manifest: RunManifest, targets: Iterable[str]) -> None:
+        """DataError where a graph or an engine that its run lists is not what the run wrote; readers miss what is not there."""
+        planned = set(self.planned_for(targets))
+        with told(self.path):
+            if found := changed(real(self.path), [file for file in manifest.files if file.path in planned]):
+                path = self.path / found[0]
+                raise DataError(
+                    f"{path} is not the file that the run wrote: it was damaged or changed",
+                    fix=f"move it away, then erq-export build {self.path} writes it again",
+                )
 
     def check(
         self,

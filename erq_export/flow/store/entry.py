@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from erq_export.flow.store.checkpoints import Checkpoints
-from erq_export.flow.store.record import FileRecord, Record
+from erq_export.flow.store.record import EntryRecord, KeptFile
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Entry:
     under a reader: where that must be survived, read through `Store.read`.
     """
 
-    def __init__(self, record: Record, folder: Path, *, made_now: bool, closed: Callable[["Entry"], None]) -> None:
+    def __init__(self, record: EntryRecord, folder: Path, *, made_now: bool, closed: Callable[["Entry"], None]) -> None:
         self.kind = record.kind
         self.key = record.key
         self.description = record.description
-        self.files: dict[str, FileRecord] = record.files  # by name relative to `folder`
+        self.files: dict[str, KeptFile] = record.files  # by name relative to `folder`
         self.size = record.size  # bytes
         self.content = record.content  # sha256 of names and contents: an input of what is made from this artifact
         self.folder = folder

@@ -4,17 +4,19 @@ import json
 import os
 import threading
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
+
+from erq_export.contract.errors import DataError
+from erq_export.contract.records import Record, from_plain, plain_of
 
 Happened = Literal["begun", "made", "damaged", "evicted"]
 _TURN_OVER_BYTES = 4 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
+class Event(Record, frozen=True, kw_only=True):
     """begun: a maker was called; made: what it made is kept; damaged: found so and removed; evicted: removed to save space."""
 
     event: Happened
@@ -34,11 +36,11 @@ class EventLog:
     def append(self, event: Happened, kind: str, key: str, why: str = "") -> None:
         """Best effort: a log that cannot be written never stops the work."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = asdict(Event(event=event, kind=kind, key=key, process=os.getpid(), time=now, why=why[:300]))
+        happened = Event(event=event, kind=kind, key=key, process=os.getpid(), time=now, why=why[:300])
         with suppress(OSError):
             handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
-                os.write(handle, (json.dumps(line) + "\n").encode("ascii"))
+                os.write(handle, (json.dumps(plain_of(happened)) + "\n").encode("ascii"))
             finally:
                 os.close(handle)
 
@@ -51,10 +53,8 @@ class EventLog:
             except OSError:
                 continue
             for line in lines:
-                with suppress(ValueError, TypeError, RecursionError):
-                    event = Event(**json.loads(line))
-                    if event.event in get_args(Happened):
-                        found.append(event)
+                with suppress(ValueError, RecursionError, DataError):
+                    found.append(from_plain(Event, json.loads(line), source=str(path)))
         return found
 
     def turn_over(self) -> None:

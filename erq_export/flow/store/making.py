@@ -7,14 +7,14 @@ from pathlib import Path
 from erq_export.flow.store.checkpoints import Checkpoints
 from erq_export.flow.store.entry import Work
 from erq_export.flow.store.log import Happened
-from erq_export.flow.store.record import Damaged, Record, size_below
+from erq_export.flow.store.record import Damaged, EntryRecord, size_below
 from erq_export.flow.store.shelf import Shelf
 from erq_export.flow.store.trouble import StoreTrouble, identity_of, trouble_behind
 
 Tell = Callable[[Happened, str, str, str], None]  # event, kind, key, why
 
 
-def find(shelf: Shelf, kind: str, key: str, tell: Tell) -> Record | None:
+def find(shelf: Shelf, kind: str, key: str, tell: Tell) -> EntryRecord | None:
     """The entry's record, its files checked; None where there is none. A damaged one is removed, and told."""
     try:
         return shelf.found(kind, key)
@@ -38,7 +38,7 @@ def working(
 
 def make_on(
     shelf: Shelf, kind: str, key: str, description: str, make: Callable[[Work], None], work: Work, tell: Tell
-) -> Record:
+) -> EntryRecord:
     """Call `make(work)`, publish what it wrote, forget its checkpoints.
 
     StoreTrouble where the shelf's place failed, with the bytes that had been written; make's own errors unchanged.

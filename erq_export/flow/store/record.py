@@ -1,43 +1,44 @@
 """What is written beside an artifact's files, by which damage is found."""
 
 import hashlib
-import json
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, ClassVar
 
+from msgspec import Meta
+
+from erq_export.contract.errors import DataError
+from erq_export.contract.records import FileRecord, Record, Sha256, decode, encode
 from erq_export.flow.store.key import KEY, KIND
 
-FORMAT = 1
 _MOST_BYTES = 16 << 20  # of a record: a hundred thousand files; a longer one is not ours
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Damaged(Exception):
     """An entry is not what its record says, or its record cannot be read; the text says why."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileRecord:
-    size: int  # bytes
-    sha256: str
+class KeptFile(Record, frozen=True, kw_only=True):
+    """One file of an entry."""
+
+    size: Annotated[int, Meta(ge=0, le=2**53)]  # bytes
+    sha256: Sha256
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
+class EntryRecord(FileRecord, frozen=True, kw_only=True):
     """One entry: what it is, what it was made of in words, when (UTC, ISO 8601), and its files by relative name."""
+
+    WHAT: ClassVar[str] = "record of a store's entry"
 
     kind: str
     key: str
     description: str
     made: str
-    files: dict[str, FileRecord]
+    files: dict[str, KeptFile]
 
     @property
     def size(self) -> int:
@@ -51,7 +52,7 @@ class Record:
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def describe(kind: str, key: str, description: str, folder: Path) -> Record:
+def describe(kind: str, key: str, description: str, folder: Path) -> EntryRecord:
     """The record of the files below `folder`, each flushed to the disk. ValueError for links and special files."""
     files = {}
     for name, path, is_file in _walk(folder):
@@ -60,56 +61,44 @@ def describe(kind: str, key: str, description: str, folder: Path) -> Record:
         with path.open("rb") as f:
             os.fsync(f.fileno())
             digest = hashlib.file_digest(f, "sha256").hexdigest()
-            files[name] = FileRecord(size=f.tell(), sha256=digest)
+            files[name] = KeptFile(size=f.tell(), sha256=digest)
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    return Record(kind=kind, key=key, description=description, made=made, files=files)
+    return EntryRecord(kind=kind, key=key, description=description, made=made, files=dict(sorted(files.items())))
 
 
-def write_record(record: Record, path: Path) -> None:
+def write_record(record: EntryRecord, path: Path) -> None:
     """Write the record, and flush it to the disk."""
-    data = {
-        "format": FORMAT,
-        "kind": record.kind,
-        "key": record.key,
-        "description": record.description,
-        "made": record.made,
-        "files": {name: {"size": f.size, "sha256": f.sha256} for name, f in sorted(record.files.items())},
-    }
-    with path.open("w", encoding="ascii") as f:
-        json.dump(data, f, indent=1, ensure_ascii=True)
+    with path.open("wb") as f:
+        f.write(encode(record))
         f.flush()
         os.fsync(f.fileno())
 
 
-def read_record(path: Path, kind: str, key: str) -> Record:
+def read_record(path: Path, kind: str, key: str) -> EntryRecord:
     """The record of the entry `kind`, `key`. Damaged where it is not exactly what `write_record` writes."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_size > _MOST_BYTES:
             raise Damaged("its record is no plain file of sensible size")
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as e:
+        record = decode(EntryRecord, path.read_bytes(), source="its record")
+    except OSError as e:
         raise Damaged(f"its record cannot be read: {e}") from e
-    _expect(data, "record", {"format": int, "kind": str, "key": str, "description": str, "made": str, "files": dict})
-    if (data["format"], data["kind"], data["key"]) != (FORMAT, kind, key):
-        raise Damaged(f"its record is of {data['kind']} {data['key'][:12]}, format {data['format']}")
+    except DataError as e:
+        raise Damaged(e.problem) from e
+    if (record.kind, record.key) != (kind, key):
+        raise Damaged(f"its record is of {record.kind} {record.key[:12]}")
     try:
-        moment = datetime.fromisoformat(data["made"])
+        moment = datetime.fromisoformat(record.made)
     except ValueError as e:
-        raise Damaged(f"made: {data['made']!r} is no time") from e
+        raise Damaged(f"made: {record.made!r} is no time") from e
     if moment.tzinfo is None:
-        raise Damaged(f"made: {data['made']!r} names no time zone")
-    files = {}
-    for name, file in data["files"].items():
+        raise Damaged(f"made: {record.made!r} names no time zone")
+    for name in record.files:
         if not _is_plain(name):
             raise Damaged(f"{name!r} is no plain relative file name")
-        _expect(file, f"files.{name}", {"size": int, "sha256": str})
-        if file["size"] < 0 or not _SHA256.fullmatch(file["sha256"]):
-            raise Damaged(f"files.{name}: no size and sha256")
-        files[name] = FileRecord(size=file["size"], sha256=file["sha256"])
-    return Record(kind=kind, key=key, description=data["description"], made=data["made"], files=files)
+    return record
 
 
-def verify(record: Record, folder: Path) -> None:
+def verify(record: EntryRecord, folder: Path) -> None:
     """Damaged unless the files below `folder` are those of the record, to the bit, and no other; links count as damage."""
     try:
         if not stat.S_ISDIR(folder.lstat().st_mode):
@@ -166,11 +155,3 @@ def _is_plain(name: str) -> bool:
     if not name or name != PurePosixPath(name).as_posix() or not name.isprintable() or set(name) & set('\\:*?"<>|'):
         return False
     return not name.startswith("/") and not {"..", "."} & set(name.split("/"))
-
-
-def _expect(data: Any, where: str, types: dict[str, type]) -> None:
-    if not isinstance(data, dict) or data.keys() != types.keys():
-        raise Damaged(f"{where}: the fields are {', '.join(types)}")
-    for name, type_ in types.items():
-        if type(data[name]) is not type_:
-            raise Damaged(f"{where}.{name} is no {type_.__name__}")

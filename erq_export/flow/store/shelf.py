@@ -14,7 +14,7 @@ from erq_export.flow.store.lock import KeyLocks
 from erq_export.flow.store.log import EventLog
 from erq_export.flow.store.record import (
     Damaged,
-    Record,
+    EntryRecord,
     describe,
     is_name,
     read_record,
@@ -78,7 +78,7 @@ class Shelf:
         """Where an unfinished artifact's checkpoints lie."""
         return self.home / "checkpoints" / kind / key
 
-    def found(self, kind: str, key: str) -> Record | None:
+    def found(self, kind: str, key: str) -> EntryRecord | None:
         """The record of an entry, every file checked, and the entry marked as used now. None where there is none."""
         entry = self._entry(kind, key)
         if not os.path.lexists(entry):
@@ -96,7 +96,7 @@ class Shelf:
             files.mkdir()
             return files
 
-    def publish(self, kind: str, key: str, description: str, files: Path, identity: tuple[int, int]) -> Record:
+    def publish(self, kind: str, key: str, description: str, files: Path, identity: tuple[int, int]) -> EntryRecord:
         """Make what was written into `files` the entry, of which there must be none yet.
 
         StoreTrouble where the disk fails or the folder was taken away meanwhile.
