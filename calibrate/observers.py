@@ -1,7 +1,7 @@
 """Activation ranges: exact percentiles from streamed tails, and the candidates that they give a range search.
 
 Letters:  p percentile;  g groups: 1 per tensor, k per channel;  n values per group in the whole calibration set
-A percentile of 0.98 needs only the largest and smallest 2 % of the values. Keeping those makes the percentile exact,
+A percentile of 0.999 needs only the largest and smallest 0.1 % of the values. Keeping those makes the percentile exact,
 for any number of images, and independent of how they are batched.
 """
 

@@ -1,4 +1,4 @@
-"""The percentiles that range searches try: those of either paper, and a wider list for inputs."""
+"""The percentiles that range searches try."""
 
 from collections.abc import Mapping
 
@@ -10,10 +10,6 @@ WEIGHTS: Mapping[str, tuple[float, ...]] = {
     "repq": REPQ,
 }
 
-# of a layer's input. full: the extended paper's code for super-resolution; wide: from what 4 bits of a bell curve want
-# (the best 16 levels end at 2.7 standard deviations, its 0.996 quantile) to the outliers that 8 bits have room for
-INPUTS: Mapping[str, tuple[float, ...]] = {
-    "wide": (0.98, 0.99, 0.995, 0.999, 0.9999, 0.99999, 1.0),
-    "full": (*REPQ, 1.0),
-    "repq": REPQ,
-}
+# of a layer's input. full: the extended paper's code for super-resolution. More clipping than repq's gains in the tensors'
+# own error and loses in the network's output (docs/beyond-the-paper.md)
+INPUTS: Mapping[str, tuple[float, ...]] = {"full": (*REPQ, 1.0), "repq": REPQ}

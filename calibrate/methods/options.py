@@ -20,10 +20,8 @@ class Options(Spec, frozen=True, kw_only=True):
         Inputs, Meta(description="input ranges from float activations, or behind quantized ones (as published)")
     ] = "float"
     input_percentiles: Annotated[
-        Literal["wide", "full", "repq"],
-        Meta(
-            description="input ranges searched: 0.98 quantile to largest value, RepQ's 3 and the largest, or RepQ's 3"
-        ),
+        Literal["full", "repq"],
+        Meta(description="input ranges searched: RepQ's 3 percentiles and the largest value, or RepQ's alone"),
     ] = "full"
     weight_percentiles: Annotated[
         Literal["wide", "repq"],

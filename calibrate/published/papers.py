@@ -16,7 +16,8 @@ from ..methods.options import Options
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """Precision of attention and the options of `erq`; T and the number of images are the defaults of every run, λ is the model's (`models.aliases`)."""
+    """Precision of attention and the options of `erq`; T and the number of images are every run's
+    defaults, λ is the model's (`models.aliases`)."""
 
     attention: AttentionPrecision
     options: Mapping[str, Scalar]

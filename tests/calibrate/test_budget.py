@@ -13,8 +13,8 @@ def test_the_parts_are_counted() -> None:
     expected = budget(tiny_vit(), N_IMAGES, options_of("erq", {}))
     tokens, dim = 17, 32
     assert expected.hidden_mib == N_IMAGES * max(2 * tokens * dim, 3 * 16 * 16 + tokens * dim) * F32 / MIB
-    assert expected.moments_mib == 3 * (129**2 + 3 * 33**2) * F64 / MIB
-    assert expected.solver_mib == (2 * 129**2 + 5 * 128 * 32) * F64 / MIB
+    assert expected.moments_mib == 2 * 3 * (129**2 + 3 * 33**2) * F64 / MIB
+    assert expected.solver_mib == (3 * 129**2 + 2 * 129**2 + 5 * 128 * 32) * F64 / MIB
 
 
 def test_more_images_cost_hidden_state_alone() -> None:

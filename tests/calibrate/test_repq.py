@@ -19,13 +19,14 @@ def bundles(images: CalibrationSet) -> dict[str, Bundle]:
     return {m: calibrated_bundle(tiny_vit(), images, tiny_spec(method=m)) for m in SAME_SITES}
 
 
-def fed_by_a_norm() -> set[str]:
-    return {site.path for stage in tiny_vit().stages for site in stage.sites if site.norm is not None}
+def folding() -> set[str]:
+    """Layers fed by a LayerNorm or by values, which take their grid."""
+    return {site.path for stage in tiny_vit().stages for site in stage.sites if site.norm or site.values}
 
 
 def test_only_the_control_leaves_layer_norms_alone() -> None:
-    folding = {method: options_of(method, {}).folds("qkv") for method in SAME_SITES}
-    assert folding == {"erq": True, "gptq": True, "repq": True, "rtn": False}
+    folds = {method: options_of(method, {}).folds("qkv") for method in SAME_SITES}
+    assert folds == {"erq": True, "gptq": True, "repq": True, "rtn": False}
 
 
 def test_given_the_same_layer_it_is_the_control() -> None:
@@ -35,9 +36,9 @@ def test_given_the_same_layer_it_is_the_control() -> None:
     assert torch.equal(repq.bias, rtn.bias)
 
 
-def test_layers_without_a_layer_norm_are_the_control_s(bundles: dict[str, Bundle]) -> None:
-    """Their weights to the bit. Their inputs have passed folded LayerNorms, equal to 1e-5 in float32."""
-    repq, rtn, folded = bundles["repq"].layers, bundles["rtn"].layers, fed_by_a_norm()
+def test_layers_that_nothing_is_folded_for_are_the_control_s(bundles: dict[str, Bundle]) -> None:
+    """Their weights to the bit. Their inputs have passed folded LayerNorms and values, equal to 1e-5 in float32."""
+    repq, rtn, folded = bundles["repq"].layers, bundles["rtn"].layers, folding()
     assert {"patch_embed.proj", "head"} < set(rtn) - folded
     for path in set(rtn) - folded:
         assert torch.equal(repq[path].weight, rtn[path].weight), path
@@ -48,7 +49,7 @@ def test_layers_without_a_layer_norm_are_the_control_s(bundles: dict[str, Bundle
 def test_layers_with_a_layer_norm_gain_by_it(bundles: dict[str, Bundle]) -> None:
     """LayerNorms of unequal channels, which a grid per tensor serves badly: a lower error from inputs alone."""
     repq, rtn = bundles["repq"].statistics, bundles["rtn"].statistics
-    for path in fed_by_a_norm():
+    for path in folding():
         assert repq[path].error_inputs < rtn[path].error_inputs, path
 
 

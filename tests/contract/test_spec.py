@@ -27,6 +27,7 @@ from erq_export.contract.spec import (
     check_pack,
 )
 from erq_export.contract.targets import TARGETS, deployable, grid_rules, named
+from erq_export.models.aliases import paper_ridge
 
 W4A4 = Bits(w=4, a=4)
 
@@ -80,8 +81,9 @@ def test_no_text_makes_bits_fail_otherwise(text: str) -> None:
 
 
 def test_the_paper_is_the_default() -> None:
-    """ERQ section 5: λ = 1e4, T = 100, 32 images."""
-    assert (ErqOptions().ridge, ErqOptions().flips, DataSpec().calib) == (1e4, 100, 32)
+    """ERQ section 5: T = 100, 32 images. Its λ = 1e4 (DeiT-T 1e3) is the presets'; the default is found from the images."""
+    assert (ErqOptions().ridge, ErqOptions().flips, DataSpec().calib) == ("auto", 100, 32)
+    assert (paper_ridge("vit_s"), paper_ridge("deit_t"), paper_ridge("vit_giant_patch14_224")) == (1e4, 1e3, 1e4)
     assert MethodSpec(bits=W4A4).method == "erq"
 
 
@@ -230,10 +232,11 @@ def test_the_published_attention_is_what_reference_alone_is_for() -> None:
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_preset_is_a_legal_setting_of_reference(paper: str) -> None:
-    """Every value is one that the method knows, and the bits and λ stay those of the run."""
+    """Every value is one that the method knows, the bits stay those of the run, and so does a λ that is a number."""
     base = asked("w4a4", ("reference", "onnx"), ridge=7.0)
-    preset = published(base, paper)
+    preset = published(base, paper, ridge=1e3)
     assert (preset.options["ridge"], preset.bits, preset.method) == (7.0, base.bits, "erq")
+    assert published(asked("w4a4", ("reference", "onnx")), paper, ridge=1e3).options["ridge"] == 1e3
     assert (preset.rules, preset.attention) == (grid_rules(["reference"]), paper_named(paper).attention)
     assert {name: preset.options[name] for name in PAPERS[paper].options} == PAPERS[paper].options
     with pytest.raises(SpecError, match="icmll") as caught:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from erq_export.calibrate.ranges import PATCH_BITS
+from erq_export.calibrate.setting import PATCH_BITS
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.records import plain_of
 from erq_export.contract.spec import Quantization
@@ -29,7 +29,9 @@ def assert_legal(bundle: Bundle, spec: Quantization) -> None:
         for tensor in (layer.weight_scale, layer.bias, layer.act.scale):
             assert bool(torch.isfinite(tensor).all()), path
     assert all(bool(torch.isfinite(t).all()) for t in bundle.leftovers.values())
-    assert all(0 <= v < float("inf") for row in bundle.statistics.values() for v in plain_of(row).values())
+    assert all(
+        0 <= v < float("inf") for row in bundle.statistics.values() for v in plain_of(row).values() if v is not None
+    )
 
 
 def exact_ratios(scale: Tensor, s0: float) -> bool:
