@@ -22,6 +22,27 @@ def first_half(chunk_sizes: Sequence[int]) -> list[int]:
     return [n * ((i + 1) % 2) for i, n in enumerate(chunk_sizes)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Heavy:
+    """The first `n` of an image's `tokens` rows count `times` times each."""
+
+    n: int
+    tokens: int
+    times: float
+
+    def of(self, x: Tensor) -> Tensor:
+        """Those rows of x (images · tokens, k): (images · n, k)."""
+        leading: Tensor = x.unflatten(0, (-1, self.tokens))[:, : self.n].flatten(0, 1)
+        return leading
+
+
+def _weighted(x: Tensor, x_hat: Tensor, heavy: Heavy | None) -> Moments:
+    moments = Moments.of(x, x_hat)
+    if heavy is not None:
+        moments += Moments.of(heavy.of(x), heavy.of(x_hat)).again(heavy.times - 1)
+    return moments
+
+
 @dataclass
 class HalvedMoments:
     """Of all rows, and of those of the first half of the images."""
@@ -34,14 +55,18 @@ class HalvedMoments:
         """Empty sums of a layer with k inputs and a bias."""
         return cls(*(Moments.zero(k, bias=True, device=device) for _ in range(2)))
 
-    def add(self, x: Tensor, x_hat: Tensor, first: float) -> None:
-        """Add a chunk of rows x, x_hat (rows, k), image after image; first: the share of them that is of the first half."""
-        new, n = Moments.of(x, x_hat), round(first * len(x))
+    def add(self, x: Tensor, x_hat: Tensor, first: float, heavy: Heavy | None = None) -> None:
+        """Add a chunk of rows x, x_hat (rows, k), image after image; first: the share of them that is of the first half.
+
+        heavy: tokens that count for several rows.
+        """
+        n = round(first * len(x))
+        new = _weighted(x, x_hat, heavy)
         self.whole += new
         if n == len(x):
             self.first += new
         elif n:
-            self.first += Moments.of(x[:n], x_hat[:n])
+            self.first += _weighted(x[:n], x_hat[:n], heavy)
 
     @property
     def halves(self) -> tuple[Moments, Moments] | None:

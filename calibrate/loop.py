@@ -109,7 +109,7 @@ def calibrate_stage(
         operands = scheme.operands(model, stage, states.for_ranges, setting)
     with phases("moments"):
         if states.deployed is None:
-            together, exact = stage_moments(model, stage, states.exact, grids)
+            together, exact = stage_moments(model, stage, states.exact, grids, setting.options)
         else:
             together, exact = {}, walk(model, stage, states.exact, unseen)
     refuse_non_finite(stage, exact)
@@ -122,7 +122,9 @@ def calibrate_stage(
                 moments = together.pop(path)
             else:
                 before: Installed = {**operands, **solved}
-                moments = deployed_moments(model, stage, site, states.exact, states.deployed, grids.get(path), before)
+                moments = deployed_moments(
+                    model, stage, site, states.exact, states.deployed, grids.get(path), before, setting.options
+                )
         problem = layer_problem(linear, moments, site, setting)
         with phases("solver"):
             solution = setting.solve(problem)

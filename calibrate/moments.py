@@ -57,6 +57,10 @@ class Moments:
         moments.add(x, x_hat)
         return moments
 
+    def again(self, times: float) -> "Moments":
+        """What the same rows add to the sums if each counts `times` times more; they are no further rows."""
+        return Moments(G=self.G * times, D=self.D * times, C=self.C * times, n_rows=0, bias=self.bias)
+
     def __iadd__(self, other: "Moments") -> "Moments":
         self.G += other.G
         self.D += other.D

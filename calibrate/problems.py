@@ -23,7 +23,7 @@ def layer_problems(loaded: Loaded, pixels: Tensor, asked: Quantization) -> Itera
     setting, hidden, known = Setting.of(asked), list(pixels.split(CHUNK)), KnownRanges()
     for stage in loaded.stages:
         grids = input_grids(loaded.model, stage, hidden, setting, known)
-        moments, hidden = stage_moments(loaded.model, stage, hidden, grids)
+        moments, hidden = stage_moments(loaded.model, stage, hidden, grids, setting.options)
         for site in stage.sites:
             linear = cast(nn.Linear, submodule(loaded.model, site.path, nn.Linear))
             yield site, layer_problem(linear, moments[site.path], site, setting)

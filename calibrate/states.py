@@ -14,7 +14,7 @@ from erq_export.contract.part import Part, install
 from erq_export.contract.sites import Site, Stage
 
 from .capture import unseen, walk
-from .halves import HalvedMoments, first_half
+from .halves import HalvedMoments, Heavy, first_half
 from .methods.options import Options
 
 Chunks = Sequence[Tensor]
@@ -95,7 +95,7 @@ def installed(model: nn.Module, layers: Installed) -> Iterator[None]:
 
 
 def stage_moments(
-    model: nn.Module, stage: Stage, hidden: Chunks, grids: Mapping[str, Grid]
+    model: nn.Module, stage: Stage, hidden: Chunks, grids: Mapping[str, Grid], options: Options
 ) -> tuple[dict[str, HalvedMoments], list[Tensor]]:
     """The moments of every site in one pass, x̂ = Q(x), and the stage's full-precision output: the next hidden state."""
     moments: dict[str, HalvedMoments] = {}
@@ -104,12 +104,19 @@ def stage_moments(
         def add(path: str, x: Tensor) -> None:
             if path not in moments:
                 moments[path] = HalvedMoments.zero(x.shape[1], device=x.device)
-            moments[path].add(x, grids[path].fake_quantize(x) if path in grids else x, first)
+            x_hat = grids[path].fake_quantize(x) if path in grids else x
+            moments[path].add(x, x_hat, first, heavy_tokens(stage, len(x) // len(h), options))
 
         (after,) = walk(model, stage, [h], add)
         return after
 
     return moments, [run(h, first) for h, first in zip(hidden, shares(hidden), strict=True)]
+
+
+def heavy_tokens(stage: Stage, tokens: int, options: Options) -> Heavy | None:
+    """The stage's leading tokens, where the options give them more weight than others."""
+    times = options.weight_of_leading(tokens)
+    return Heavy(n=stage.leading, tokens=tokens, times=times) if stage.leading and times != 1 else None
 
 
 def shares(chunks: Chunks) -> list[float]:
@@ -126,6 +133,7 @@ def deployed_moments(
     deployed: Chunks,
     grid: Grid | None,
     layers: Installed,
+    options: Options,
 ) -> HalvedMoments:
     """The moments of one site with x̂ = Q(x′): x from the float stage, x′ behind the stage's finished `layers`.
 
@@ -138,7 +146,8 @@ def deployed_moments(
         with installed(model, layers):
             x_deployed = site_input(model, stage, site, h_deployed)
         moments = moments or HalvedMoments.zero(x.shape[1], device=x.device)
-        moments.add(x, x_deployed if grid is None else grid.fake_quantize(x_deployed), first)
+        x_hat = x_deployed if grid is None else grid.fake_quantize(x_deployed)
+        moments.add(x, x_hat, first, heavy_tokens(stage, len(x) // len(h), options))
     if moments is None:
         raise ValueError("there is no calibration image")
     return moments

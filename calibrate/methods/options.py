@@ -1,5 +1,6 @@
 """What every method's options have in common: the quantizers that a method chooses integers for."""
 
+from math import sqrt
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -8,6 +9,13 @@ from erq_export.contract.records import Spec
 from erq_export.contract.spec import ACTIVATION_BITS
 
 Inputs = Literal["float", "quantized"]
+ClassWeight = Annotated[
+    Annotated[float, Meta(ge=1, le=1e6)] | Literal["root"],
+    Meta(
+        description="how many rows the class token counts for in a fit; root: the root of the number of tokens",
+        extra={"fix": "root, or a number from 1; 1 is as published"},
+    ),
+]
 
 
 class Options(Spec, frozen=True, kw_only=True):
@@ -53,6 +61,10 @@ class Options(Spec, frozen=True, kw_only=True):
         """Does a folded grid keep the mean zero point, which is no integer?"""
         return False
 
+    def weight_of_leading(self, tokens: int) -> float:  # noqa: ARG002 - methods that fit look at it
+        """How many rows the class token of an image with so many tokens counts for."""
+        return 1.0
+
     @property
     def deployed_inputs(self) -> bool:
         """Are layers fitted to what the quantized layers before them produce?"""
@@ -92,6 +104,11 @@ class FittedOptions(FoldOptions, frozen=True, kw_only=True):
         Inputs,
         Meta(description="layers are fitted to the float model's inputs, or to those that quantized layers produce"),
     ] = "float"
+
+    class_weight: ClassWeight = 1.0
+
+    def weight_of_leading(self, tokens: int) -> float:
+        return sqrt(tokens) if self.class_weight == "root" else float(self.class_weight)
 
     @property
     def deployed_inputs(self) -> bool:

@@ -39,12 +39,16 @@ class OperandSite:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A piece of the model that is run on its own: hidden state in, hidden state out."""
+    """A piece of the model that is run on its own: hidden state in, hidden state out.
+
+    leading: tokens at the start of each image's rows that the output is read from, one for all others (the class token).
+    """
 
     name: str
     forward: Callable[[Tensor], Tensor]
     sites: tuple[Site, ...]
     operands: tuple[OperandSite, ...] = ()
+    leading: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,7 @@ CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rounding rule {rounding}", ("rounding", "flips")),
     ("up to {row_steps} row steps", ("row_steps",)),
     ("ridge of head and patch embedding as of the layers", ("head_ridge", "patch_factor")),
+    ("the class token counts {class_weight} times", ("class_weight",)),
     ("ridge {ridge}", ("ridge",)),
 )
 OWN = ("bits", "attention", "rules")  # fields of the slice; the other choices are options of the method

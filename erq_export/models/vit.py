@@ -119,6 +119,7 @@ class VitFamily:
                     Site(path=f"blocks.{i}.mlp.fc2", role="fc2"),
                 ),
                 operands=() if block.attn.in_heads else operand_sites(f"blocks.{i}.attn"),
+                leading=vit.num_prefix_tokens if vit.global_pool == "token" else 0,
             )
             for i, block in enumerate(vit.blocks)
         )

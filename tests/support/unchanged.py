@@ -44,7 +44,7 @@ BOTH = ("--to", "onnx", "--to", "tensorrt-rtx")
 ANY = ("-O", "input_percentiles=repq")
 FOLDING = (*ANY, "-O", "fold_values=false")
 THEN = {
-    "erq": (*FOLDING, "-O", "ridge=100", "-O", "patch_factor=10"),
+    "erq": (*FOLDING, "-O", "ridge=100", "-O", "patch_factor=10", "-O", "class_weight=1"),
     "gptq": FOLDING,
     "repq": FOLDING,
     "rtn": ANY,
