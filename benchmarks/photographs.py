@@ -119,10 +119,10 @@ def crops(files: Sequence[Path], preprocess: Preprocess, n: int) -> Tensor:
 
 
 def drawn(image: Image.Image, n: int, rng: random.Random) -> Iterator[Image.Image]:
-    """Squares of 35 to 90 % of the image's area, as far as they fit into it, half of them mirrored."""
+    """Squares of 10 to 40 % of the image's area, as far as they fit into it, half of them mirrored."""
     width, height = image.size
     for _ in range(n):
-        side = min(round((rng.uniform(0.35, 0.9) * width * height) ** 0.5), width, height)
+        side = min(round((rng.uniform(0.1, 0.4) * width * height) ** 0.5), width, height)
         left, top = rng.randint(0, width - side), rng.randint(0, height - side)
         square = image.crop((left, top, left + side, top + side))
         yield square if rng.random() < 0.5 else square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from erq_export.contract.sites import Stage
+
+from .methods.options import Options
 from .moments import Moments
 
 FEW_CHUNKS = 4  # below, chunks are cut, so that the halves have as many images
@@ -34,6 +37,14 @@ class Heavy:
         """Those rows of x (images · tokens, k): (images · n, k)."""
         leading: Tensor = x.unflatten(0, (-1, self.tokens))[:, : self.n].flatten(0, 1)
         return leading
+
+
+def heavy_tokens(stage: Stage, h: Tensor, options: Options) -> Heavy | None:
+    """The leading tokens of a stage's hidden state h (images, tokens, D), where the options give them more weight."""
+    if not stage.leading:
+        return None
+    times = options.weight_of_leading(h.shape[1])
+    return Heavy(n=stage.leading, tokens=h.shape[1], times=times) if times != 1 else None
 
 
 def _weighted(x: Tensor, x_hat: Tensor, heavy: Heavy | None) -> Moments:

@@ -48,6 +48,7 @@ def deciding(setting: Setting) -> dict[str, Any]:
         "a": setting.bits.a,
         "rules": plain_of(structs.replace(setting.rules, int4_weights=False)),
         "input_ranges": options.input_ranges,
+        "range_error": options.range_error,
         "input_percentiles": options.input_percentiles,
         "patch_input": options.patch_input,
         "folds": [role for role in get_args(Role) if setting.folds_role(role)],

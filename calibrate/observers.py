@@ -14,7 +14,7 @@ from torch import Tensor
 from erq_export.contract.formats.affine import Grid, asymmetric_grid, snap_to_half, symmetric_grid
 from erq_export.contract.targets import GridRules
 
-from .search import Search, of_rows, of_tensor
+from .search import Error, Search, of_rows, of_tensor
 
 SMALLEST_STEP = 2.0**-20  # of a channel's largest value: float32 holds the zero point of a constant channel exactly
 CACHED_VALUES = 2**18  # float32 values whose errors are taken at a time: 1 MiB stays in the cache of a CPU
@@ -70,7 +70,9 @@ def _from_end(tail: Tensor, p: float, n: int) -> Tensor:
     return torch.lerp(tail[:, i], tail[:, j], step - int(step))
 
 
-def range_search(tails: Tails, *, bits: int, rules: GridRules, per_channel: bool) -> Search[Grid]:
+def range_search(
+    tails: Tails, *, bits: int, rules: GridRules, per_channel: bool, error: Error | None = None
+) -> Search[Grid]:
     """The search for a layer's input or an operand: one candidate a percentile, tensors of shape () or, per channel, (k, 1).
 
     A second pass shows it the values that the tails were made of, as `pieces` gives them.
@@ -79,13 +81,14 @@ def range_search(tails: Tails, *, bits: int, rules: GridRules, per_channel: bool
     for p in tails.percentiles:
         lo, hi = (end[:, None] if per_channel else end[0] for end in tails.range(p))
         grids.append(activation_grid(lo, hi, bits=bits, rules=rules, per_channel=per_channel))
-    return Search(candidates=grids, error=of_rows if per_channel else of_tensor)
+    return Search(candidates=grids, error=error or (of_rows if per_channel else of_tensor))
 
 
 def pieces(x: Tensor, *, per_channel: bool) -> Iterable[Tensor]:
-    """x (rows, k) as groups, a few values at a time: (g, ≤ m)."""
-    values = groups(x, per_channel=per_channel)
-    few: Iterable[Tensor] = values.split(max(1, CACHED_VALUES // len(values)), 1)
+    """x (…, k) as groups, a few rows at a time: (g, m), m values of a channel or whole rows of the tensor."""
+    values, k = groups(x, per_channel=per_channel), x.shape[-1]
+    rows = max(1, CACHED_VALUES // k)
+    few: Iterable[Tensor] = values.split(rows if per_channel else rows * k, 1)
     return few
 
 

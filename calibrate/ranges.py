@@ -7,17 +7,19 @@ full precision.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import cast
 
 from torch import Tensor, nn
 
 from erq_export.contract.formats.affine import Grid
-from erq_export.contract.sites import Site, Stage
+from erq_export.contract.sites import Site, Stage, submodule
 
 from .capture import walk
 from .folding import reparameterized
 from .known_ranges import KnownRanges
 from .observers import Tails, groups, pieces, range_search
 from .percentiles import INPUTS
+from .search import Error, of_outputs, of_rows, of_tensor
 from .setting import Setting
 
 
@@ -98,7 +100,13 @@ def searched(
     see(see_tails)
     bits = {path: setting.act_bits(site) for path, site in wanted.items()}
     searches = {
-        path: range_search(t, bits=bits[path], rules=setting.rules, per_channel=path in fold_sites)
+        path: range_search(
+            t,
+            bits=bits[path],
+            rules=setting.rules,
+            error=error_of(model, wanted[path], setting),
+            per_channel=path in fold_sites,
+        )
         for path, t in tails.items()
     }
 
@@ -109,3 +117,13 @@ def searched(
 
     see(see_errors)
     return {path: search.best() for path, search in searches.items()}
+
+
+def error_of(model: nn.Module, site: Site, setting: Setting) -> Error:
+    """What a range is judged by: of a folded site, each channel's own error; else the output's, or the tensor's."""
+    if setting.folds(site):
+        return of_rows
+    if setting.options.range_error == "input":
+        return of_tensor
+    weight = cast(nn.Linear, submodule(model, site.path, nn.Linear)).weight
+    return of_outputs(weight.double().square().sum(0))

@@ -21,6 +21,18 @@ def of_tensor(grid: Format, x: Tensor, _beside: Tensor | None) -> Tensor:
     return _squares(grid, x).sum()
 
 
+def of_outputs(columns: Tensor) -> Error:
+    """Σ‖w_j‖² (x̂_j − x_j)² over all values, columns (k,) = ‖w_j‖²: the error of W x̂ where its inputs' do not correlate.
+
+    x (rows, k) or, flat, whole rows of it; shape ().
+    """
+
+    def error(grid: Format, x: Tensor, _beside: Tensor | None) -> Tensor:
+        return _squares(grid, x).reshape(-1, len(columns)).sum(0) @ columns
+
+    return error
+
+
 def of_rows(grid: Format, x: Tensor, _beside: Tensor | None) -> Tensor:
     """Σ(x̂ − x)² of every row, where each row has a grid of its own: (g, m) → (g, 1)."""
     return _squares(grid, x).sum(1, keepdim=True)

@@ -56,9 +56,10 @@ class Setting:
         return self.bits.a
 
     def folds_role(self, role: Role) -> bool:
-        """Is what makes the input of such layers reparameterised? Values are where the softmax is float: its weights must
-        sum to 1."""
-        return self.options.folds(role) and (role != "proj" or self.attention == "fp16")
+        """Is what makes the input of such layers reparameterised? Values are where the softmax is float, for its weights
+        must sum to 1, and below 8 bits: there one grid for all channels has steps fine enough, and ranges of single
+        channels are left by other images (docs/beyond-the-paper.md)."""
+        return self.options.folds(role) and (role != "proj" or (self.attention == "fp16" and self.bits.a < 8))
 
     def folds(self, site: Site) -> bool:
         """Does the site have something that its input's grid can be folded into, and is that wanted?"""

@@ -14,7 +14,7 @@ from erq_export.contract.part import Part, install
 from erq_export.contract.sites import Site, Stage
 
 from .capture import unseen, walk
-from .halves import HalvedMoments, Heavy, first_half
+from .halves import HalvedMoments, first_half, heavy_tokens
 from .methods.options import Options
 
 Chunks = Sequence[Tensor]
@@ -105,18 +105,12 @@ def stage_moments(
             if path not in moments:
                 moments[path] = HalvedMoments.zero(x.shape[1], device=x.device)
             x_hat = grids[path].fake_quantize(x) if path in grids else x
-            moments[path].add(x, x_hat, first, heavy_tokens(stage, len(x) // len(h), options))
+            moments[path].add(x, x_hat, first, heavy_tokens(stage, h, options))
 
         (after,) = walk(model, stage, [h], add)
         return after
 
     return moments, [run(h, first) for h, first in zip(hidden, shares(hidden), strict=True)]
-
-
-def heavy_tokens(stage: Stage, tokens: int, options: Options) -> Heavy | None:
-    """The stage's leading tokens, where the options give them more weight than others."""
-    times = options.weight_of_leading(tokens)
-    return Heavy(n=stage.leading, tokens=tokens, times=times) if stage.leading and times != 1 else None
 
 
 def shares(chunks: Chunks) -> list[float]:
@@ -147,7 +141,7 @@ def deployed_moments(
             x_deployed = site_input(model, stage, site, h_deployed)
         moments = moments or HalvedMoments.zero(x.shape[1], device=x.device)
         x_hat = x_deployed if grid is None else grid.fake_quantize(x_deployed)
-        moments.add(x, x_hat, first, heavy_tokens(stage, len(x) // len(h), options))
+        moments.add(x, x_hat, first, heavy_tokens(stage, h, options))
     if moments is None:
         raise ValueError("there is no calibration image")
     return moments

@@ -27,6 +27,10 @@ class Options(Spec, frozen=True, kw_only=True):
     input_ranges: Annotated[
         Inputs, Meta(description="input ranges from float activations, or behind quantized ones (as published)")
     ] = "float"
+    range_error: Annotated[
+        Literal["output", "input"],
+        Meta(description="input ranges by the error of the layer's output, or of the input itself (as published)"),
+    ] = "output"
     input_percentiles: Annotated[
         Literal["full", "repq"],
         Meta(description="input ranges searched: RepQ's 3 percentiles and the largest value, or RepQ's alone"),

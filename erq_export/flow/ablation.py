@@ -32,7 +32,10 @@ CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the LayerNorm of reduction folded", ("fold_reduction",)),
     ("scales and ranges legal on {target_words}", ("rules",)),
     ("input ranges of {input_ranges} activations", ("input_ranges",)),
-    ("input ranges from the {input_percentiles} percentiles", ("input_percentiles",)),
+    (
+        "input ranges from the {input_percentiles} percentiles, by the {range_error}'s error",
+        ("input_percentiles", "range_error"),
+    ),
     ("weight ranges from the {weight_percentiles} percentiles", ("weight_percentiles",)),
     ("the grid of proj's input folded into the values", ("fold_values",)),
     ("layers fitted to {inputs} inputs", ("inputs",)),

@@ -41,7 +41,7 @@ PACKAGES = ("torch", "timm", "numpy", "numba", "onnx", "onnx-ir", "onnxscript", 
 
 BOTH = ("--to", "onnx", "--to", "tensorrt-rtx")
 # the defaults that there were when the file was recorded: better ones came, and these still mean what they did
-ANY = ("-O", "input_percentiles=repq")
+ANY = ("-O", "input_percentiles=repq", "-O", "range_error=input")
 FOLDING = (*ANY, "-O", "fold_values=false")
 THEN = {
     "erq": (*FOLDING, "-O", "ridge=100", "-O", "patch_factor=10", "-O", "class_weight=1"),
