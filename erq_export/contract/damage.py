@@ -23,6 +23,9 @@ _TYPES = {"`float`": "a number", "`int`": "an integer", "`str`": "text", "`bool`
 _TYPES |= {"`object`": "an object", "`null`": "nothing"}
 
 
+LONGEST_RULE = 300  # characters of a message
+
+
 def rule_and_path(e: msgspec.ValidationError) -> tuple[str, Path]:
     """(the rule that was broken, the path of the value or, where a dict's key broke it, of the dict)."""
     match = _MESSAGE.match(str(e))
@@ -30,6 +33,8 @@ def rule_and_path(e: msgspec.ValidationError) -> tuple[str, Path]:
     for code, word in _TYPES.items():
         rule = rule.replace(code, word)
     rule = rule[:1].lower() + rule[1:].replace("`", "")
+    if len(rule) > LONGEST_RULE:  # an unknown tag is quoted whole
+        rule = f"{rule[:LONGEST_RULE]}…"
     steps = tuple(SOME_KEY if some else int(i) if i else name for name, i, some in _STEP.findall(text))
     return (f"a key breaks the rule: {rule}" if match and match["key"] else rule), steps
 

@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from tiny_swin import tiny_swin
+from tiny_vit import tiny_vit
 
-from erq_export.calibrate.halves import HalvedMoments, first_half
+from erq_export.calibrate.halves import HalvedMoments, Heavy, first_half, heavy_tokens
+from erq_export.calibrate.methods.erq import ErqOptions
+from erq_export.calibrate.methods.gptq import GptqOptions
 from erq_export.calibrate.moments import Moments
 
 
@@ -48,3 +52,35 @@ def test_one_image_has_no_halves() -> None:
     x = torch.randn(5, 3)
     halved.add(x, x, first_half([1])[0] / 1)
     assert halved.halves is None
+
+
+def test_a_token_that_counts_three_times_is_three_rows() -> None:
+    """In every sum and in both halves; rows are counted as they are."""
+    generator = torch.Generator().manual_seed(2)
+    images, tokens, k = 6, 5, 4
+    x = torch.randn(images * tokens, k, generator=generator)
+    x_hat = (4 * x).round() / 4
+    heavy = Heavy(n=2, tokens=tokens, times=3.0)
+    found, wanted = HalvedMoments.zero(k), HalvedMoments.zero(k)
+    found.add(x, x_hat, 0.5, heavy)
+    again = [t.reshape(images, tokens, k) for t in (x, x_hat)]
+    more = [torch.cat([t, t[:, :2], t[:, :2]], 1).flatten(0, 1) for t in again]
+    wanted.add(more[0], more[1], 0.5)
+    assert found.halves is not None
+    assert wanted.halves is not None
+    for mine, theirs in zip((found.whole, *found.halves), (wanted.whole, *wanted.halves), strict=True):
+        for name in ("G", "D", "C"):
+            torch.testing.assert_close(getattr(mine, name), getattr(theirs, name), rtol=1e-5, atol=1e-5)
+    assert (found.whole.n_rows, wanted.whole.n_rows) == (images * tokens, images * (tokens + 4))
+
+
+def test_which_tokens_count_for_more() -> None:
+    """The class token, and what stands beside it, where the output is read from it alone; √T times."""
+    erq, h = ErqOptions(), torch.zeros(3, 17, 32)
+    embed, *blocks, head = tiny_vit().stages
+    assert [heavy_tokens(stage, h, erq) for stage in (embed, head)] == [None, None]
+    assert [heavy_tokens(stage, h, erq) for stage in blocks] == [Heavy(n=1, tokens=17, times=17**0.5)] * 2
+    assert heavy_tokens(blocks[0], h, ErqOptions(class_weight=1.0)) is None
+    assert heavy_tokens(blocks[0], h, GptqOptions()) is None  # as its authors have it
+    for loaded in (tiny_vit(global_pool="avg"), tiny_swin()):
+        assert not any(stage.leading for stage in loaded.stages)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from erq_export.calibrate import loop
 from erq_export.calibrate.capture import unseen, walk
+from erq_export.calibrate.halves import HalvedMoments
 from erq_export.calibrate.loop import CHUNK
 from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.calibrate.methods.method import options_of
@@ -41,7 +42,7 @@ def recorded(
     problems: dict[str, Problem] = {}
     pose = loop.layer_problem
 
-    def record(linear: nn.Linear, moments: Moments, site: Site, setting: Setting) -> Problem:
+    def record(linear: nn.Linear, moments: HalvedMoments, site: Site, setting: Setting) -> Problem:
         problems[site.path] = pose(linear, moments, site, setting)
         return problems[site.path]
 
@@ -141,7 +142,7 @@ def test_ranges_are_searched_behind_the_quantized_activations_before(
 ) -> None:
     """The float model with every input on its final grid: each range is the best for what arrives there. Folded sites of
     erq were searched per channel, before the fold; their own search has its tests (test_reparam.py)."""
-    spec = tiny_spec("w3a4", method=method, input_ranges="quantized")
+    spec = tiny_spec("w3a4", method=method, input_ranges="quantized", range_error="input")
     bundle, problems = recorded(monkeypatch, spec, images)
     model, exact = float_model(bundle, problems), site_inputs(float_model(bundle, problems), images)
     for path in TINY_LAYERS:

@@ -38,7 +38,9 @@ def test_a_job_as_plain_data_is_what_json_gives_back() -> None:
 
 
 def test_an_alias_changes_defaults_and_what_is_given_wins() -> None:
-    assert resolve(ASKED | {"name": "deit_t"}).options.ridge == 1e3  # type: ignore[attr-defined]
+    alone = ASKED | {"name": "deit_t", "published": "icml", "targets": ("reference",)}
+    assert resolve(ASKED | {"name": "deit_t"}).options.ridge == "auto"  # type: ignore[attr-defined]
+    assert resolve(alone).options.ridge == 1e3  # type: ignore[attr-defined]
     assert resolve(ASKED | {"name": "deit_t"}, options={"ridge": 5.0}).options.ridge == 5.0  # type: ignore[attr-defined]
     demo = resolve(ASKED | {"name": "demo"})
     assert (demo.evaluate.seeds, demo.evaluate.compare) == (5, (Bits(w=3, a=4), Bits(w=2, a=4)))
