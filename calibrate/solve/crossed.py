@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import torch
 
+from ..moments import Moments
 from .problem import Problem, Solution
+from .rows import at_once
 
 ROWS = 96  # outputs that are solved: rows of a weight do not see each other, and a few tell what all would
 
@@ -24,10 +26,11 @@ def crossed_error(problem: Problem, solve: Callable[[Problem], Solution]) -> tup
     """(Σ‖W x̃₀ − W̃ x̃‖², Σ‖W x̃₀‖²) over both halves, W̃ solved on the other one. ValueError where there are no halves."""
     if problem.halves is None:
         raise ValueError("one image has no halves")
-    error = energy = 0.0
-    for seen, unseen in (problem.halves, problem.halves[::-1]):
+
+    def judged(halves: tuple[Moments, Moments]) -> list[float]:
+        seen, unseen = halves
         W_hat = solve(replace(problem, moments=seen, halves=None)).augmented
-        zero = torch.zeros_like(W_hat)
-        of_solve, of_nothing = unseen.output_errors(problem.augmented, [W_hat, zero])
-        error, energy = error + of_solve, energy + of_nothing
-    return error, energy
+        return unseen.output_errors(problem.augmented, [W_hat, torch.zeros_like(W_hat)])
+
+    first, second = at_once(judged, (problem.halves, problem.halves[::-1]), like=problem.weight)
+    return first[0] + second[0], first[1] + second[1]

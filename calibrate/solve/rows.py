@@ -3,7 +3,8 @@ threads. A piece's arrays stay in its core's cache, and the pieces are the same 
 
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import import_module
@@ -14,7 +15,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+WORKER = "rows"  # how the threads of the pool are called
 
 SMALLEST, LARGEST = 192, 384  # rows of a piece: fewer cost more calls than they save, more leave a core's cache
 
@@ -24,13 +27,27 @@ def by_rows(work: Callable[[slice], Result], weight: Tensor) -> list[Result]:
 
     Within a piece torch runs on one thread. The first error ends the whole: pieces not begun are dropped.
     """
-    n, n_threads = len(weight), torch.get_num_threads()
+    n = len(weight)
     if weight.is_cuda:
         return [work(slice(0, n))]
     size = min(max(ceil(n / 4), SMALLEST), LARGEST)
     pieces = [slice(start, min(start + size, n)) for start in range(0, n, size)]
+    if threading.current_thread().name.startswith(WORKER):  # of `at_once`, or there would be nobody left to wait for
+        return [work(rows) for rows in pieces]
+    return _spread(work, pieces)
+
+
+def at_once(work: Callable[[Item], Result], items: Sequence[Item], like: Tensor) -> list[Result]:
+    """work(item) of each item, in order; on a CPU each on one thread, as many at once as torch has; on a GPU in turn."""
+    if like.is_cuda or threading.current_thread().name.startswith(WORKER):
+        return [work(item) for item in items]
+    return _spread(work, items)
+
+
+def _spread(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    n_threads = torch.get_num_threads()
     try:
-        return list(_pool(n_threads).map(work, pieces))
+        return list(_pool(n_threads).map(work, items))
     finally:
         torch.set_num_threads(n_threads)  # a worker's number is every later thread's as well
 
@@ -38,7 +55,7 @@ def by_rows(work: Callable[[slice], Result], weight: Tensor) -> list[Result]:
 @cache
 def _pool(n: int) -> ThreadPoolExecutor:
     """Threads that stay: what they once got from the system they need not ask for again."""
-    return ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(n, thread_name_prefix=WORKER, initializer=torch.set_num_threads, initargs=(1,))
 
 
 if sys.platform != "win32":
