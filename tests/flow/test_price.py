@@ -28,7 +28,7 @@ from erq_export.models.aliases import paper_ridge
 from erq_export.models.loading import load
 from erq_export.models.rebuild import reference_model
 
-QUICK = ["--bits", "w4a4", "--calib", "4", "--seeds", "1", "--val-images", "60", "--compare", "w4a4"]
+QUICK = ["--bits", "w4a4", "--calib", "16", "--seeds", "1", "--val-images", "60", "--compare", "w4a4"]
 
 
 def wanted(options: dict[str, Any] | None = None, **changes: Any) -> Job:
