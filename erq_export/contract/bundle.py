@@ -54,12 +54,14 @@ class BundleDescription(FileRecord, frozen=True, kw_only=True):
     operands: tuple[OperandRow | SimulatedOperandRow, ...]
     versions: dict[str, str]
     tensors_sha256: Sha256
+    rotated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """Quantized layers by module path, the float remainder as a state dict, and how all of it came about.
 
+    rotated: the residual streams and values that have another basis than the float model's (`calibrate.rotation`).
     Its parts are deployed, or, calibrated for `reference` alone, simulated: whoever writes graphs asks for `deployed`.
     """
 
@@ -71,6 +73,7 @@ class Bundle:
     data: DataFingerprint
     statistics: dict[str, LayerStatistics] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    rotated: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write both files into an existing folder."""
@@ -96,6 +99,7 @@ class Bundle:
             operands=tuple(_operand_row(path, part) for path, part in self.operands.items()),
             versions=self.versions,
             tensors_sha256=tensors_sha256,
+            rotated=self.rotated,
         )
 
     def deployed(self) -> "Deployed":
@@ -116,6 +120,7 @@ class Bundle:
             data=self.data,
             statistics=self.statistics,
             versions=self.versions,
+            rotated=self.rotated,
         )
 
     @classmethod
@@ -145,6 +150,7 @@ class Bundle:
             data=description.data,
             statistics={row.path: row.statistics for row in description.layers if row.statistics is not None},
             versions=description.versions,
+            rotated=description.rotated,
         )
 
 

@@ -1,6 +1,6 @@
 """Where a model is quantized: layers and attention operands by module path, and the stages that data walks through."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +49,22 @@ class Stage:
     sites: tuple[Site, ...]
     operands: tuple[OperandSite, ...] = ()
     leading: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """A residual stream of (…, D) tokens, read through nothing but LayerNorms.
+
+    added: every Linear whose outputs are added to it, with the LayerScale behind it, if there is one;  tokens: parameters
+    (…, D) that are added as they are;  read: each LayerNorm, over one token or several side by side, with the Linears that
+    take its output and nothing else;  out: the LayerNorm that leaves the model, where no Linear follows.
+    """
+
+    width: int
+    added: Mapping[str, str | None]
+    read: Mapping[str, tuple[str, ...]]
+    tokens: tuple[str, ...] = ()
+    out: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("weight ranges from the {weight_percentiles} percentiles", ("weight_percentiles",)),
     ("the grid of proj's input folded into the values", ("fold_values",)),
+    ("streams and values rotated: {rotate}", ("rotate",)),
     ("layers fitted to {inputs} inputs", ("inputs",)),
     ("rounding rule {rounding}", ("rounding", "flips")),
     ("up to {row_steps} row steps", ("row_steps",)),

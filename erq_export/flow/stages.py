@@ -16,6 +16,7 @@ from erq_export.backends.machine import processor, versions
 from erq_export.backends.tensorrt import Package
 from erq_export.calibrate.known_ranges import KnownRanges, deciding
 from erq_export.calibrate.loop import calibrate as find_integers
+from erq_export.calibrate.rotation import rotated
 from erq_export.calibrate.setting import Setting
 from erq_export.contract.bundle import Bundle, Deployed
 from erq_export.contract.manifest import MANIFEST, Origin
@@ -83,10 +84,9 @@ class Stages:
         """Calibrate; a run that was stopped goes on behind the last finished block. `model` stays as it is."""
 
         def make(work: Work) -> None:
-            fresh = replace(model, model=copy.deepcopy(model.model))
             known = self._known_ranges(inputs, asked)
             found = find_integers(
-                fresh,
+                replace(model, model=copy.deepcopy(model.model)),
                 images,
                 asked,
                 device=self.device,
@@ -129,7 +129,7 @@ class Stages:
         def make(work: Work) -> None:
             save_markers(marker_graph(bundle), work.folder / "markers.onnx")
 
-        parts = {"layers": list(bundle.layers), "operands": list(bundle.operands)}
+        parts = {name: list(getattr(bundle, name)) for name in ("layers", "operands", "leftovers")}
         model = {"timm_name": bundle.identity.timm_name, "model_args": plain_of(bundle.identity)["model_args"]}
         inputs = versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")
         trace = self._kept("trace", inputs, parts | model, make, f"trace of {bundle.identity.timm_name}")
@@ -245,7 +245,8 @@ class Stages:
         """One number about a bundle's reference beside its float model, kept by its name."""
 
         def make(work: Work) -> None:
-            found = error(reference_model(bundle.read(Bundle.load)), copy.deepcopy(model.model))
+            own = bundle.read(Bundle.load)
+            found = error(reference_model(own), rotated(model, own.rotated))
             (work.folder / FIGURES).write_bytes(encode(Figure(name=name, value=found)))
 
         inputs = {"bundle": bundle.content, "model": model.fingerprint, "images": images.fingerprint}
@@ -260,12 +261,12 @@ class Stages:
     def _keep_ranges(self, inputs: Mapping[str, str], asked: Quantization, known: KnownRanges, *, n_sites: int) -> None:
         """For other bits and methods; a run that went on behind a checkpoint has not seen all of them."""
         if len(known.grids) >= n_sites - 1:  # the image may stay float
-            what = f"input ranges at a{asked.bits.a}"
 
             def make(work: Work) -> None:
                 known.save(work.folder / RANGES)
 
-            self.store.fetch("ranges", self._ranges_key(inputs, asked), make, description=what).close()
+            name, what = self._ranges_key(inputs, asked), f"input ranges at a{asked.bits.a}"
+            self.store.fetch("ranges", name, make, description=what).close()
 
     def _ranges_key(self, inputs: Mapping[str, str], asked: Quantization) -> str:
         return key("ranges", inputs, deciding(Setting.of(asked)), code_hash(*_code("bundle")))

@@ -1,5 +1,6 @@
 """What a model family must tell: which layers are quantized, which LayerNorm feeds which, and how data walks through."""
 
+from collections import OrderedDict
 from typing import Protocol, cast
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from erq_export.contract.errors import SpecError
 from erq_export.contract.registry import resolve
-from erq_export.contract.sites import OPERANDS, AttentionShape, OperandSite, Stage
+from erq_export.contract.sites import OPERANDS, AttentionShape, OperandSite, Stage, Stream
 from erq_export.models import FAMILIES
 
 
@@ -32,6 +33,9 @@ class Family(Protocol):
 
     def attention(self, model: nn.Module) -> tuple[AttentionShape, ...]:
         """The prepared model's attention operators, in order."""
+
+    def streams(self, model: nn.Module) -> tuple[Stream, ...]:
+        """The prepared model's residual streams that may be given another basis; none is always right."""
 
 
 def not_understood(path: str, module: nn.Module, *, family: str) -> SpecError:
@@ -68,6 +72,16 @@ def scale_queries(qkv: nn.Linear, scale: float) -> None:
     qkv.weight[:n] *= scale
     if qkv.bias is not None:
         qkv.bias[:n] *= scale
+
+
+BACK = "back"
+
+
+def add_back(model: nn.Module, path: str, width: int) -> nn.Linear:
+    """Put a Linear behind the LayerNorm at `path`, which becomes `path.norm`: it turns what leaves the model back."""
+    norm, back = model.get_submodule(path), nn.Linear(width, width)
+    model.set_submodule(path, nn.Sequential(OrderedDict([("norm", norm), (BACK, back)])))
+    return back
 
 
 class PatchTokens(nn.Module):

@@ -8,7 +8,7 @@ from erq_export.contract.part import install
 from erq_export.contract.registry import resolve
 from erq_export.contract.sites import AttentionShape, submodule
 from erq_export.models import FAMILIES
-from erq_export.models.family import Family
+from erq_export.models.family import BACK, Family, add_back
 from erq_export.models.names import architecture
 from erq_export.models.sizes import check_size
 
@@ -21,6 +21,9 @@ def reference_model(bundle: Bundle) -> nn.Module:
     DataError where the float leftovers do not fit the architecture that the bundle names.
     """
     model = _prepared(bundle)
+    for stream in _family(bundle).streams(model):
+        if stream.out is not None and f"{stream.out}.{BACK}.weight" in bundle.leftovers:
+            add_back(model, stream.out, stream.width)
     own: set[str] = set()
     _check_fit(model, bundle)
     for path, part in (*bundle.layers.items(), *bundle.operands.items()):

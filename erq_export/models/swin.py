@@ -9,7 +9,7 @@ import timm.models.swin_transformer as timm_swin
 from timm.layers import ClassifierHead, Mlp
 from torch import Tensor, nn
 
-from erq_export.contract.sites import AttentionShape, Site, Stage
+from erq_export.contract.sites import AttentionShape, Site, Stage, Stream
 from erq_export.models.family import Operand, not_understood, operand_sites, patch_tokens, scale_queries
 
 NAME = "swin"
@@ -128,6 +128,29 @@ class SwinFamily:
             for path, module in model.named_modules()
             if isinstance(module, WindowAttention)
         )
+
+    def streams(self, model: nn.Module) -> tuple[Stream, ...]:
+        """One a layer that a merging's reduction begins; the first layer begins with a LayerNorm. Zeros that a block puts in
+        behind norm1 are no tokens of another basis: a layer whose blocks pad has no stream."""
+        swin: Any = model
+        streams: list[Stream] = []
+        for i, layer in enumerate(swin.layers):
+            if isinstance(layer.downsample, nn.Identity) or any(_pads(block) for block in layer.blocks):
+                continue
+            added: dict[str, str | None] = {f"layers.{i}.downsample.reduction": None}
+            read: dict[str, tuple[str, ...]] = {}
+            for path in (f"layers.{i}.blocks.{j}" for j in range(len(layer.blocks))):
+                added |= {f"{path}.attn.proj": None, f"{path}.mlp.fc2": None}
+                read |= {f"{path}.norm1": (f"{path}.attn.qkv",), f"{path}.norm2": (f"{path}.mlp.fc1",)}
+            out = None
+            if i + 1 < len(swin.layers):
+                read[f"layers.{i + 1}.downsample.norm"] = (f"layers.{i + 1}.downsample.reduction",)
+            elif isinstance(swin.head.fc, nn.Linear):
+                read["norm"] = ("head.fc",)
+            else:
+                out = "norm"
+            streams.append(Stream(width=layer.blocks[0].dim, added=added, read=read, out=out))
+        return tuple(streams)
 
 
 def _check_parts(path: str, parent: nn.Module, parts: dict[str, type[nn.Module]]) -> None:

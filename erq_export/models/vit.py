@@ -11,11 +11,12 @@ import timm.models.vision_transformer as timm_vit
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from erq_export.contract.sites import AttentionShape, Site, Stage
+from erq_export.contract.sites import AttentionShape, Site, Stage, Stream
 from erq_export.models.family import Operand, not_understood, operand_sites, patch_tokens, scale_queries
 
 NAME = "vit"
 HEADLESS = nn.Identity
+TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed")
 HEADS = ("head", "head_dist")  # a distilled DeiT averages the logits of two, each of its own token
 
 
@@ -136,6 +137,26 @@ class VitFamily:
             AttentionShape(path=f"blocks.{i}.attn", n_tokens=a.n_tokens, head_dim=a.d, in_heads=a.in_heads)
             for i, a in enumerate(block.attn for block in vit.blocks)
         )
+
+    def streams(self, model: nn.Module) -> tuple[Stream, ...]:
+        """One, unless a LayerNorm writes to it or it is read without one. Maxima over tokens keep no other basis."""
+        vit: Any = model
+        last = [name for name in ("norm", "fc_norm") if isinstance(getattr(vit, name, None), nn.LayerNorm)]
+        embedded = isinstance(vit.norm_pre, nn.Identity) and isinstance(vit.patch_embed.norm, nn.Identity)
+        if not embedded or len(last) != 1 or vit.global_pool not in ("token", "avg", ""):
+            return ()
+        heads = tuple(name for name, module in _heads_of(vit).items() if not isinstance(module, HEADLESS))
+        added: dict[str, str | None] = {"patch_embed.proj": None}
+        read: dict[str, tuple[str, ...]] = {}
+        for i, block in enumerate(vit.blocks):
+            for k, linear in ((1, "attn.proj"), (2, "mlp.fc2")):
+                scaled = isinstance(block.get_submodule(f"ls{k}"), timm_vit.LayerScale)
+                added[f"blocks.{i}.{linear}"] = f"blocks.{i}.ls{k}" if scaled else None
+            read |= {f"blocks.{i}.norm1": (f"blocks.{i}.attn.qkv",), f"blocks.{i}.norm2": (f"blocks.{i}.mlp.fc1",)}
+        tokens = tuple(name for name in TOKENS if getattr(vit, name, None) is not None)
+        if heads:
+            read[last[0]] = heads
+        return (Stream(width=vit.embed_dim, added=added, read=read, tokens=tokens, out=None if heads else last[0]),)
 
 
 def _heads_of(vit: Any) -> dict[str, nn.Module]:
