@@ -4,14 +4,15 @@ Letters:  x (N, k) inputs of a Linear W (n, k);  s (k,) step of each channel's g
 Foretold  error of the layer's output if roundings do not correlate, each step spread evenly:
             inputs    Σ s_k² ‖w_k‖² / 12                   s = (max x − min x)/(2^a − 1) a channel, r folded where it can be
             weights   Σ t_j²/12 · Σ_k var(x_k/r_k)         t = (max W' − min W')/(2^w − 1) a row of W' = W r
-A basis is taken where the geometric mean of error behind to error before, over all its readers, is below 1. The solver then takes
-back a part of either error; which of two bases is the better one it hardly changes (docs/beyond-the-paper.md).
+A basis is taken where the geometric mean of error behind to error before, over all its readers, is below `GAIN`. The solver then
+takes back a part of either error; which of two bases is the better one it hardly changes (docs/beyond-the-paper.md).
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import cast
 
 import torch
@@ -24,6 +25,8 @@ from erq_export.models.loading import Loaded
 
 from .rotation import Values, linear_of, rotation, side_by_side, streams_of, values_of
 from .setting import Setting
+
+GAIN = 0.95  # a basis that promises less is not worth being another than the float model's
 
 
 @dataclass
@@ -92,7 +95,8 @@ def better_bases(loaded: Loaded, pixels: Tensor, setting: Setting) -> tuple[str,
         for name, own in values.items():
             readers[name] = [_of_values(loaded.model, own, sites, watch)]
         run(loaded.stages, pixels)
-    return tuple(name for name, own in readers.items() if sum(reader.log_ratio(setting) for reader in own) < 0)
+    gains = {name: math.exp(fmean(reader.log_ratio(setting) for reader in own)) for name, own in readers.items()}
+    return tuple(name for name, gain in gains.items() if gain < GAIN)
 
 
 Watch = Callable[[str, Callable[[Tensor, Tensor], None]], None]

@@ -94,7 +94,7 @@ def lowered(
         target=target.name,
         opset=model.opset_imports[""],
         claims=Claims(
-            gemm={"int8": len(sites)},
+            gemm={"int8": len(sites)} | ({target.carrier: n} if (n := float_products(model)) else {}),
             attention=dict(Counter(operator.precision for operator in attention)),
         ),
         bytes=sizes(markers, model, {site.path: site.w_bits for site in sites}, target),
@@ -104,6 +104,12 @@ def lowered(
         attention_operators=tuple(attention),
     )
     return model, manifest
+
+
+def float_products(model: ir.Model) -> int:
+    """Products with constants that are not quantized: one where a rotated stream leaves the model and is turned back."""
+    products = (node for node in model.graph if node.op_type in ("MatMul", "Gemm"))
+    return sum(any(v is not None and v.is_initializer() for v in node.inputs[:2]) for node in products)
 
 
 def float_graph(model: nn.Module, input_size: tuple[int, int, int]) -> ir.Model:
