@@ -163,3 +163,4 @@ class Report(FileRecord, frozen=True, kw_only=True):
     layers: tuple[Layer, ...]
     not_verified: tuple[str, ...]
     problems: tuple[str, ...]
+    rotated: tuple[str, ...] = ()

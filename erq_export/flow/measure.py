@@ -117,6 +117,7 @@ class Measured:
                 f"{name}'s engine was compiled, not run: that needs its GPU (speed, FP16 range, outputs)."
                 for name in self.engines
             ),
+            rotated=bundle.rotated,
             problems=(*self.engine_problems(), *self.parity_problems(), *self.accuracy_problems()),
         )
         return structs.replace(report, headline=headline(report))

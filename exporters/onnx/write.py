@@ -9,7 +9,7 @@ import onnx_ir as ir
 from torch import Tensor, nn
 
 from erq_export.contract.bundle import Deployed
-from erq_export.contract.manifest import Claims, GraphManifest, Origin
+from erq_export.contract.manifest import Arithmetic, Claims, GraphManifest, Origin
 from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand
 from erq_export.contract.records import plain_of
 from erq_export.contract.spec import Pack
@@ -90,11 +90,14 @@ def lowered(
     model.producer_name, model.producer_version = "erq-export", None
     for key, value in ({} if origin is None else plain_of(origin)).items():
         model.metadata_props[f"erq.{key}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    gemm: dict[Arithmetic, int] = {"int8": len(sites)}
+    if n := float_products(model):
+        gemm[target.carrier] = n
     manifest = GraphManifest(
         target=target.name,
         opset=model.opset_imports[""],
         claims=Claims(
-            gemm={"int8": len(sites)} | ({target.carrier: n} if (n := float_products(model)) else {}),
+            gemm=gemm,
             attention=dict(Counter(operator.precision for operator in attention)),
         ),
         bytes=sizes(markers, model, {site.path: site.w_bits for site in sites}, target),

@@ -1,6 +1,7 @@
 """Rotated streams and values: the function stays, to rounding, for every kind of model whose streams are known."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,7 +48,8 @@ def test_the_rotation_is_orthogonal_and_keeps_the_ones(n: int) -> None:
 def test_the_function_stays(model: str) -> None:
     loaded = MODELS[model]()
     streams, values = streams_of(loaded), values_of(loaded)
-    assert streams and values
+    assert streams
+    assert values
     for names in (tuple(streams), tuple(values), (*streams, *values)):
         assert changes(loaded, names) < 1e-5
 
@@ -124,17 +126,14 @@ def test_auto_rotates_where_channels_stand_out_and_not_where_all_are_alike() -> 
 
 
 @pytest.mark.parametrize("model", ["vit", "no head", "swin"])
-def test_a_rotated_bundle_is_read_back_and_computes_the_same(model: str, tmp_path: object) -> None:
-    from pathlib import Path
-
+def test_a_rotated_bundle_is_read_back_and_computes_the_same(model: str, tmp_path: Path) -> None:
     loaded = MODELS[model]()
     images = random_images(size=loaded.identity.preprocess.input_size[-1])
     exact = copy.deepcopy(loaded.model)
     bundle = calibrated_bundle(loaded, images, tiny_spec("w8a8", rotate="all", ridge="auto"))
     assert bundle.rotated == (*streams_of(MODELS[model]()), *values_of(MODELS[model]()))
-    folder = Path(str(tmp_path))
-    bundle.save(folder)
-    again = Bundle.load(folder)
+    bundle.save(tmp_path)
+    again = Bundle.load(tmp_path)
     assert again.rotated == bundle.rotated
     with torch.no_grad():
         wanted, found = exact(images.pixels), reference_model(again)(images.pixels)

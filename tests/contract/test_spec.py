@@ -192,7 +192,9 @@ def test_every_option_has_a_meaning_and_its_default_is_allowed(method: str) -> N
 def test_a_comparison_shares_what_both_methods_know() -> None:
     erq = ErqOptions(ridge=5.0, inputs="quantized", weight_percentiles="repq", fold_reduction=False)
     gptq = shared_options("gptq", erq)
-    assert gptq == GptqOptions(inputs="quantized", weight_percentiles="repq", fold_reduction=False, class_weight="root")
+    assert gptq == GptqOptions(
+        inputs="quantized", weight_percentiles="repq", fold_reduction=False, class_weight="root", rotate="auto"
+    )
     assert shared_options("erq", erq) == erq
     assert all_of(shared_options("rtn", erq))["weight_percentiles"] == "repq"
 

@@ -44,7 +44,7 @@ BOTH = ("--to", "onnx", "--to", "tensorrt-rtx")
 ANY = ("-O", "input_percentiles=repq", "-O", "range_error=input")
 FOLDING = (*ANY, "-O", "fold_values=false")
 THEN = {
-    "erq": (*FOLDING, "-O", "ridge=100", "-O", "patch_factor=10", "-O", "class_weight=1"),
+    "erq": (*FOLDING, "-O", "ridge=100", "-O", "patch_factor=10", "-O", "class_weight=1", "-O", "rotate=none"),
     "gptq": FOLDING,
     "repq": FOLDING,
     "rtn": ANY,

@@ -1,10 +1,12 @@
 """A report in sentences: what was computed, in which precision, how exact, how fast."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from erq_export.contract.identity import Identity
 from erq_export.contract.manifest import told
 from erq_export.contract.report import Accuracy, Latency, PriceRow, Report, TargetReport
+
+VALUES = ".attn.proj"  # a rotated attention is named by the Linear that reads its values
 
 
 def headline(report: Report) -> tuple[str, ...]:
@@ -20,6 +22,8 @@ def _sentences(report: Report) -> Iterator[str]:
         f"{model.timm_name} ({_weights(model)}), {len(report.layers)} layers quantized to {quantization.bits} with "
         f"{quantization.method} from {report.data.n_images} images."
     )
+    if report.rotated:
+        yield _basis(report.rotated)
     yield from _accuracy(report.accuracy)
     for name, target in report.targets.items():
         yield from _target(name, target)
@@ -30,6 +34,13 @@ def _sentences(report: Report) -> Iterator[str]:
         yield _speed(report.latency)
     yield from (f"Not verified here: {text}" for text in report.not_verified)
     yield from (f"PROBLEM: {text}" for text in report.problems)
+
+
+def _basis(rotated: Sequence[str]) -> str:
+    n_values = sum(name.endswith(VALUES) for name in rotated)
+    counts = {"residual streams": len(rotated) - n_values, "attentions' values": n_values}
+    what = " and ".join(f"{n} {noun}" for noun, n in counts.items() if n)
+    return f"Rotated, by the weights around them, so that no channel stands out (-O rotate): {what}."
 
 
 def _weights(model: Identity) -> str:
