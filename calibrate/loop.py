@@ -69,8 +69,9 @@ def calibrate(
     setting = Setting.of(asked)
     torch.backends.cuda.matmul.allow_tf32 = False
     model, chunks = loaded.model.to(device), [chunk.to(device) for chunk in data.pixels.split(chunk_size)]
-    bases = better_bases(loaded, chunks[0], setting)
+    bases = better_bases(loaded, data.pixels[:CHUNK].to(device), setting)
     rotate(loaded, bases)
+    known.begin(bases)
     stages = loaded.stages
     begun = Bundle(spec=asked, identity=loaded.identity, layers={}, leftovers={}, data=data.fingerprint, rotated=bases)
     layers: dict[str, Layer] = {}

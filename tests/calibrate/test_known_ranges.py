@@ -70,3 +70,13 @@ def test_what_decides_the_grids_keeps_them_apart(change: dict[str, Any]) -> None
 def test_what_does_not_lets_them_be_shared(change: dict[str, Any]) -> None:
     usual: dict[str, Any] = {"bits": "w4a4", "targets": BOTH, "method": "erq"}
     assert deciding(Setting.of(tiny_spec(**usual | change))) == deciding(Setting.of(tiny_spec(**usual)))
+
+
+def test_grids_of_another_basis_are_searched_again(tmp_path: Path) -> None:
+    plain, turned = (tiny_spec("w4a4", BOTH, rotate=rotate) for rotate in ("none", "all"))
+    assert deciding(Setting.of(plain)) == deciding(Setting.of(turned))  # what is foretold decides, not the word
+    known = KnownRanges()
+    run(plain, known)
+    known.save(tmp_path / "ranges")
+    want = saved(run(turned), tmp_path / "want")
+    assert saved(run(turned, KnownRanges.load(tmp_path / "ranges", CPU)), tmp_path / "got") == want

@@ -51,8 +51,9 @@ def random_images(n: int = N_IMAGES, *, seed: int = 0, size: int = 16) -> Calibr
 def tiny_spec(
     bits: str = "w4a4", targets: tuple[str, ...] = ("onnx",), *, method: str = "erq", **changes: Any
 ) -> Quantization:
-    """`changes` are options of the method, `attention` and `pack`. Every row counts once, so that sums can be made again."""
-    defaults: dict[str, Any] = {"ridge": TINY_RIDGE, "class_weight": 1.0} if method == "erq" else {}
+    """`changes` are options of the method, `attention` and `pack`. Every row counts once and nothing is rotated, so that sums
+    can be made again from the float model."""
+    defaults: dict[str, Any] = {"ridge": TINY_RIDGE, "class_weight": 1.0, "rotate": "none"} if method == "erq" else {}
     return asked(bits, targets, method=method, **defaults | changes)
 
 
