@@ -108,9 +108,10 @@ def test_the_price_of_the_demo_ends_at_the_deployed_bundle(priced: Path) -> None
     assert rows[-1].top1.all == (accuracy.reference_top1,)
     assert rows[-1].layer_error.all == (layer_error(Bundle.load(priced / "bundle")),)
     assert all(row.logits_error.mean > 0 for row in rows)
-    # Every choice changes something, but ONNX Runtime's rules: the demo's ranges hold 0, and its scales need not be exact.
-    errors = {row.change: row.logits_error.mean for row in rows if not row.change.startswith("scales")}
-    assert len(set(errors.values())) == len(rows) - 1
+    # Every choice changes something, but ONNX Runtime's rules: the demo's ranges hold 0, and its scales need not be exact;
+    # and another basis, which promises it nothing.
+    errors = {row.change: row.logits_error.mean for row in rows if not row.change.startswith(("scales", "streams"))}
+    assert len(set(errors.values())) == len(rows) - 2
     assert rows[-1].logits_error.mean < rows[0].logits_error.mean
     assert Bundle.load(priced / "bundle").operands == {}
     assert {"onnx"} == set(report.targets)
