@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from erq_export.contract.accuracy import Accuracy
 from erq_export.contract.cost import StageCost
 from erq_export.contract.engine import EngineRecord
 from erq_export.contract.identity import Identity
@@ -15,7 +16,6 @@ from erq_export.contract.spec import Bits, MethodName, Quantization, TargetName
 from erq_export.contract.targets import Carrier, Container, GridRules
 
 REPORT = "report.json"
-Percent = Annotated[float, Meta(ge=0, le=100)]
 
 
 class Figures(Record, frozen=True, kw_only=True):
@@ -33,26 +33,6 @@ class ImagesUsed(Record, frozen=True, kw_only=True):
 
     n_images: Count
     pixels_sha256: Sha256
-
-
-class GraphAccuracy(Record, frozen=True, kw_only=True):
-    """A graph in ONNX Runtime, in per cent: images whose class is right, and those in the same class as the reference."""
-
-    top1: Percent
-    agreement: Percent
-
-
-class Accuracy(Record, frozen=True, kw_only=True):
-    """Per cent of n_images held-out images: top-1 of the float model, of the fake-quant reference, and of every graph.
-
-    float_agreement: images that the float model puts in the same class as the reference;  graphs: by target, one of each kind.
-    """
-
-    n_images: Count
-    float_top1: Percent
-    reference_top1: Percent
-    float_agreement: Percent
-    graphs: dict[str, GraphAccuracy]
 
 
 class ComparisonRow(Record, frozen=True, kw_only=True):

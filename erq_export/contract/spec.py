@@ -256,6 +256,25 @@ class EvaluateSpec(Spec, frozen=True, kw_only=True):
             extra={"fix": "points of top-1, -100 to 100; 1 is a usual bound"},
         ),
     ] = None
+    min_agreement: Annotated[
+        Annotated[float, Meta(ge=0, le=100)] | None,
+        Meta(
+            description="fail (exit 4) if fewer per cent of the images have the float model's class",
+            extra={"fix": "per cent of the images, 0 to 100"},
+        ),
+    ] = None
+    max_logit_error: Annotated[
+        Annotated[float, Meta(ge=0, le=1e6)] | None,
+        Meta(
+            description="fail (exit 4) if the logits, or features, are further from the float model's than this (relative L2)",
+            extra={"fix": "a number from 0; 0.1 is a tenth of the logits' size"},
+        ),
+    ] = None
+
+    @property
+    def compares(self) -> bool:
+        """Was a comparison with rtn asked for?"""
+        return bool(self.compare) or self.seeds > 1
 
 
 class Quantization(Spec, frozen=True, kw_only=True):

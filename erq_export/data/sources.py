@@ -5,7 +5,7 @@ from pathlib import Path
 from erq_export.contract.errors import DataError, SpecError
 from erq_export.contract.spec import DataSpec
 from erq_export.data.digits import Digits
-from erq_export.data.images import ImageFolder, ImageSource
+from erq_export.data.images import ImageFolder, ImageSource, image_files
 
 
 def calibration_source(model: str, spec: DataSpec) -> ImageSource:
@@ -19,14 +19,22 @@ def calibration_source(model: str, spec: DataSpec) -> ImageSource:
     )
 
 
-def validation_source(model: str, spec: DataSpec) -> ImageSource | None:
-    """Labelled images to measure accuracy on, or None."""
+def validation_source(model: str, spec: DataSpec, *, headless: bool = False) -> ImageSource | None:
+    """Images to measure on, or None. Those of class folders have labels; those that lie in --val itself have none, nor has
+    any where the model has no classes (`headless`)."""
     if spec.val is not None:
         class_map = None if spec.class_map is None else Path(spec.class_map)
+        if headless or (class_map is None and is_flat(Path(spec.val))):
+            return ImageFolder(Path(spec.val))
         return ImageFolder(Path(spec.val), labelled=True, class_map=class_map)
     if spec.class_map is not None:
         raise SpecError("--class-map without --val", fix="--val DIR with one folder per class")
     return Digits("held_out") if model == "demo" else None
+
+
+def is_flat(folder: Path) -> bool:
+    """Do all images of a folder lie in it, none below? DataError as of `ImageFolder`."""
+    return all(file.parent == folder for file in image_files(folder))
 
 
 def check_enough(source: ImageSource, n: int) -> None:

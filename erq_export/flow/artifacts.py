@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine import ENGINE, EngineRecord
 from erq_export.contract.errors import OutputError
 from erq_export.contract.files import file_sha256
-from erq_export.contract.manifest import MANIFEST, GraphManifest
+from erq_export.contract.manifest import MANIFEST, GraphManifest, Origin
 from erq_export.contract.records import read
 from erq_export.flow.store.entry import Entry
 
@@ -74,3 +75,18 @@ def read_manifest(graph: Artifact) -> GraphManifest:
 def read_engine(engine: Artifact) -> EngineRecord:
     """What was compiled, and what it runs differently from the claims. DataError where the record is damaged."""
     return engine.read(lambda folder: read(EngineRecord, folder / ENGINE))
+
+
+def origin(bundle: Bundle, content: str) -> Origin:
+    """What a graph and its manifest say of where they come from."""
+    identity, spec = bundle.identity, bundle.spec
+    return Origin(
+        bundle_sha256=content,
+        model=identity.timm_name,
+        model_args=identity.model_args,
+        weights=identity.weights,
+        bits=spec.bits,
+        attention=spec.attention,
+        method=spec.method,
+        preprocess=identity.preprocess,
+    )

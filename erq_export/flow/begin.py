@@ -1,15 +1,16 @@
 """The beginning of every run: its model and images are read and looked at, before anything is computed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from erq_export.backends.device import device_named
 from erq_export.calibrate.budget import budget
 from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.calibrate.published.mipq_time import mipq_estimate, weight_shapes
 from erq_export.data.given import Calibration, FromSource
-from erq_export.data.held_out import HeldOut, Images
+from erq_export.data.held_out import HeldOut, Images, Prepared
 from erq_export.data.images import ImageSource
 from erq_export.data.sources import calibration_source, check_class_folders, validation_source
+from erq_export.flow.gates import check_measurable
 from erq_export.flow.job import Job
 from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
@@ -44,15 +45,23 @@ def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN) -> Work:
         model = own.model or load(job.model, seed=job.data.seed)
         if job.deploy.precision != "fp16":
             check_attention(model.family.attention(model.model), job.deploy.targets, job.deploy.precision)
-        if val is not None and job.data.val is not None and job.data.class_map is None:
+        headless = n_classes(model.model) == 0
+        if headless and val is not None:
+            val = validation_source(job.model.name, job.data, headless=True)
+        if val is not None and val.labels is not None and job.data.val is not None and job.data.class_map is None:
             check_class_folders(val, n_classes(model.model))
+        seen = own.held_out or held_out(job, model, val)
+        if headless and isinstance(seen, Prepared):
+            seen = replace(seen, labels=None)
+        if seen is not None:
+            check_measurable(job.evaluate, labelled=seen.labels is not None and not headless, headless=headless)
         work = Work(
             job=job,
             course=course,
             stages=Stages(store=store, ui=ui, device=device),
             model=model,
             calibration=calibration,
-            held_out=own.held_out or held_out(job, model, val),
+            held_out=seen,
             portable=own is NOTHING_OWN,
         )
         work.calibration_images(job.data.seed)
@@ -73,7 +82,7 @@ def check_cost(work: Work) -> None:
 
 
 def held_out(job: Job, model: Loaded, val: ImageSource | None) -> Images | None:
-    """What accuracy is measured on, where there are labelled images."""
+    """What is measured on, where there are held-out images."""
     if val is None:
         return None
     return HeldOut(source=val, preprocess=model.identity.preprocess, limit=job.data.val_images or None)

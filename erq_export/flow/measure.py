@@ -9,6 +9,7 @@ from msgspec import structs
 from torch import Tensor
 
 from erq_export import __version__
+from erq_export.contract.accuracy import Accuracy
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.cost import StageCost
 from erq_export.contract.engine import EngineRecord
@@ -18,9 +19,7 @@ from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.parity import ParityReport
 from erq_export.contract.records import read
 from erq_export.contract.report import (
-    Accuracy,
     ComparisonRow,
-    GraphAccuracy,
     ImagesUsed,
     Latency,
     Layer,
@@ -35,7 +34,9 @@ from erq_export.flow.artifacts import Artifact, read_engine
 from erq_export.flow.compare import compare
 from erq_export.flow.job import Job
 from erq_export.flow.work import Work
+from erq_export.validate.gates import broken
 from erq_export.validate.latency import measure_latency
+from erq_export.validate.metrics.accuracy import accuracy as beside
 from erq_export.validate.report.words import headline
 from erq_export.validate.runners import OnnxRuntimeRunner
 
@@ -72,17 +73,8 @@ class Measured:
         return [f"{name}: {p}" for name, report in self.parity.items() for p in report.problems()]
 
     def accuracy_problems(self) -> list[str]:
-        """The accuracy gate, where one was asked for and accuracy could be measured."""
-        allowed, found = self.job.evaluate.max_drop, self.accuracy
-        if allowed is None or found is None:
-            return []
-        top1 = {"reference": found.reference_top1} | {name: graph.top1 for name, graph in found.graphs.items()}
-        drops = {name: found.float_top1 - value for name, value in top1.items()}
-        return [
-            f"{name} is {drop:.2f} points below float, --max-drop allows {allowed}"
-            for name, drop in drops.items()
-            if drop > allowed
-        ]
+        """The gates on held-out images that were asked for and do not hold."""
+        return [] if self.accuracy is None else broken(self.job.evaluate, self.accuracy)
 
     def report(
         self,
@@ -153,8 +145,9 @@ def measure(work: Work, path: Path, made: Made) -> Measured:
     if held_out is not None:
         with work.stage("accuracy"):
             found.accuracy = accuracy(work, made, held_out)
-        with work.stage("comparison"):
-            found.comparison = compare(work, held_out)
+        if job.evaluate.compares:
+            with work.stage("comparison"):
+                found.comparison = compare(work, held_out)
     if made.graphs and tuple(made.graphs) != job.deploy.targets:
         with work.stage("price"):
             found.price = price(work, held_out)
@@ -174,19 +167,10 @@ def unique_graphs(targets: tuple[str, ...]) -> list[str]:
 
 
 def accuracy(work: Work, made: Made, images: Images) -> Accuracy:
-    """Top-1 of the float model, the reference and every graph in ONNX Runtime, and their agreement with the reference."""
+    """The float model, the reference and every graph in ONNX Runtime on the same images."""
     exact, reference = work.float_decisions(images), work.reference_decisions(made.bundle, images)
     graphs = {name: work.graph_decisions(made.graphs[name], images) for name in unique_graphs(tuple(made.graphs))}
-    return Accuracy(
-        n_images=len(images),
-        float_top1=exact.top1(),
-        reference_top1=reference.top1(),
-        float_agreement=reference.agreement(exact),
-        graphs={
-            name: GraphAccuracy(top1=found.top1(), agreement=reference.agreement(found))
-            for name, found in graphs.items()
-        },
-    )
+    return beside(exact, reference, graphs)
 
 
 def latency(work: Work, graph: Artifact, pixels: Tensor) -> Latency:
@@ -215,5 +199,5 @@ def raise_gates(
         raise ParityError("; ".join(parity_problems), fix=f"{where}; report the model and its bundle")
     if accuracy_problems:
         raise AccuracyError(
-            "; ".join(accuracy_problems), fix="more bits (--bits w4a8), more --calib images, or a larger --max-drop"
+            "; ".join(accuracy_problems), fix="more bits (--bits w4a8), more --calib images, or a wider bound"
         )

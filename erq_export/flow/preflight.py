@@ -7,9 +7,10 @@ from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.contract.errors import SpecError
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import plain_of
-from erq_export.contract.spec import DeploySpec, EvaluateSpec
+from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import TARGETS, deployable, named
 from erq_export.data.sources import calibration_source, check_enough, validation_source
+from erq_export.flow.gates import ON_CLASSES, ON_IMAGES, ON_LABELS, asked_of
 from erq_export.flow.job import Job
 
 
@@ -32,15 +33,13 @@ def check_images(job: Job) -> None:
 
 
 def check_labels_needed(job: Job) -> None:
-    """SpecError for what is measured on labelled images alone, where there are none: a gate that could never fail."""
-    default, asked = EvaluateSpec(), job.evaluate
-    words = [
-        asked.word(name) for name in ("max_drop", "compare", "seeds") if getattr(asked, name) != getattr(default, name)
-    ]
-    words += ["--val-images"] * (job.data.val_images != 0)
+    """SpecError for what is measured on held-out images alone, where there are none: a gate that could never fail."""
+    words = asked_of(job.evaluate, (*ON_LABELS, *ON_CLASSES, *ON_IMAGES)) + ["--val-images"] * (
+        job.data.val_images != 0
+    )
     if words:
         raise SpecError(
-            f"{words[0]} without --val: there are no labelled images to measure on",
+            f"{words[0]} without --val: there are no images to measure on",
             fix=f"--val DIR with one folder per class, or leave {words[0]} out",
         )
 

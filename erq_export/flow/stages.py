@@ -5,6 +5,7 @@ import copy
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import onnx_ir as ir
@@ -19,7 +20,7 @@ from erq_export.calibrate.loop import calibrate as find_integers
 from erq_export.calibrate.rotation import rotated
 from erq_export.calibrate.setting import Setting
 from erq_export.contract.bundle import Bundle, Deployed
-from erq_export.contract.manifest import MANIFEST, Origin
+from erq_export.contract.manifest import MANIFEST
 from erq_export.contract.parity import ParityReport
 from erq_export.contract.records import FileRecord, encode, plain_of, read
 from erq_export.contract.spec import Pack, Quantization
@@ -35,7 +36,7 @@ from erq_export.exporters.onnx.write import (
     save_markers,
 )
 from erq_export.exporters.tensorrt.build import build as build_engine
-from erq_export.flow.artifacts import Artifact, read_manifest
+from erq_export.flow.artifacts import Artifact, origin, read_manifest
 from erq_export.flow.store.entry import Work
 from erq_export.flow.store.key import code_hash, key
 from erq_export.flow.store.store import Make, Store
@@ -51,7 +52,7 @@ from erq_export.validate.runners import Runner, TorchRunner
 # The code that decides what a stage makes: a change in it is another artifact.
 CODE: dict[str, tuple[str, ...]] = {
     "bundle": ("calibrate", "contract", "data", "models", "flow.stages"),
-    "graph": ("contract", "exporters.onnx", "models", "flow.stages"),
+    "graph": ("contract", "exporters.onnx", "models", "flow.artifacts", "flow.stages"),
     "trace": ("contract", "exporters.onnx", "models", "flow.stages"),
     "engine": ("backends", "contract", "exporters.tensorrt", "flow.stages"),
     "parity": ("backends", "contract", "models", "validate", "flow.stages"),
@@ -200,22 +201,27 @@ class Stages:
         kept = self._kept("parity", inputs, {"n_images": len(pixels)}, make, "parity of a graph")
         return kept.read(lambda folder: read(ParityReport, folder / PARITY))
 
-    def decisions(self, what: str, content: str, runner: Callable[[], Runner], images: Images) -> Decisions:
-        """The classes that a runner gives every image; `content` is the hash of what runs, `what` its name in progress.
+    def decisions(
+        self, what: str, content: str, runner: Callable[[], Runner], images: Images, *, headless: bool
+    ) -> Decisions:
+        """What a runner makes of every image; `content` is the hash of what runs, `what` its name in progress.
 
         `runner` is called only where nothing is kept. DataError where a label is beyond the model's classes.
         """
 
         def make(work: Work) -> None:
-            found = decide(runner(), images, progress=lambda done, total: self.ui.progress(what, done, total))
-            save_file({"top": found.top, "n_classes": torch.tensor(found.n_classes)}, work.folder / DECISIONS)
+            told = partial(self.ui.progress, what)
+            found = decide(runner(), images, headless=headless, progress=told)
+            tensors = {"top": found.top, "outputs": found.outputs, "n_classes": torch.tensor(found.n_classes)}
+            save_file(tensors, work.folder / DECISIONS)
 
         inputs = {"subject": content, "images": images.fingerprint, **self.arithmetic(), **versions("onnxruntime-gpu")}
-        kept = self._kept("decisions", inputs, {}, make, f"decisions of {what}")
+        kept = self._kept("decisions", inputs, {"headless": headless}, make, f"decisions of {what}")
         tensors = kept.read(lambda folder: load_file(folder / DECISIONS))
         n_classes = int(tensors["n_classes"])
         check_labels(images.labels, n_classes)
-        return Decisions(top=tensors["top"], labels=images.labels, n_classes=n_classes)
+        top, outputs = tensors["top"], tensors["outputs"]
+        return Decisions(top=top, outputs=outputs, labels=images.labels, n_classes=n_classes)
 
     def logits_error(self, bundle: Artifact, model: Loaded, images: Images) -> float:
         """‖ŷ − y‖/‖y‖ over the logits of all images: y of the float model, ŷ of the bundle's reference."""
@@ -283,18 +289,3 @@ class Stages:
 
 def _code(kind: str) -> list[str]:
     return [f"erq_export.{name}" for name in CODE[kind]]
-
-
-def origin(bundle: Bundle, content: str) -> Origin:
-    """What a graph and its manifest say of where they come from."""
-    identity, spec = bundle.identity, bundle.spec
-    return Origin(
-        bundle_sha256=content,
-        model=identity.timm_name,
-        model_args=identity.model_args,
-        weights=identity.weights,
-        bits=spec.bits,
-        attention=spec.attention,
-        method=spec.method,
-        preprocess=identity.preprocess,
-    )

@@ -1,6 +1,6 @@
 """One piece of work: a job, its model and images, read once, and the stages over a store."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -15,10 +15,10 @@ from erq_export.flow.job import Job
 from erq_export.flow.meter import Meter
 from erq_export.flow.stages import Stages
 from erq_export.flow.ui import SILENT, Ui
-from erq_export.models.loading import Loaded
+from erq_export.models.loading import Loaded, n_classes
 from erq_export.models.rebuild import reference_model
 from erq_export.validate.metrics.accuracy import Decisions
-from erq_export.validate.runners import OnnxRuntimeRunner, TorchRunner
+from erq_export.validate.runners import OnnxRuntimeRunner, Runner, TorchRunner
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Work:
         return self.held_out
 
     @property
+    def headless(self) -> bool:
+        """Has the model no classes, so that its outputs are features?"""
+        return n_classes(self.model.model) == 0
+
+    @property
     def quiet(self) -> "Work":
         """The same, with stages that tell nothing."""
         return replace(self, course=Course(SILENT), stages=replace(self.stages, ui=SILENT))
@@ -81,10 +86,11 @@ class Work:
 
     def float_decisions(self, images: Images) -> Decisions:
         """Of the float model."""
-        device = self.stages.device
-        return self.stages.decisions(
-            "float", self.model.fingerprint, lambda: TorchRunner(self.model.model, device, name="float"), images
-        )
+
+        def runner() -> TorchRunner:
+            return TorchRunner(self.model.model, self.stages.device, name="float")
+
+        return self._decisions("float", self.model.fingerprint, runner, images)
 
     def reference_decisions(self, bundle: Artifact, images: Images) -> Decisions:
         """Of a bundle's fake-quant reference."""
@@ -92,7 +98,7 @@ class Work:
         def runner() -> TorchRunner:
             return TorchRunner(reference_model(bundle.read(Bundle.load)), self.stages.device, name="reference")
 
-        return self.stages.decisions("reference", bundle.content, runner, images)
+        return self._decisions("reference", bundle.content, runner, images)
 
     def graph_decisions(self, graph: Artifact, images: Images) -> Decisions:
         """Of a graph in ONNX Runtime."""
@@ -101,4 +107,7 @@ class Work:
             threads = torch.get_num_threads()
             return graph.read(lambda folder: OnnxRuntimeRunner(folder / "model.onnx", threads=threads))
 
-        return self.stages.decisions("onnx", graph.content, runner, images)
+        return self._decisions("onnx", graph.content, runner, images)
+
+    def _decisions(self, what: str, content: str, runner: Callable[[], Runner], images: Images) -> Decisions:
+        return self.stages.decisions(what, content, runner, images, headless=self.headless)

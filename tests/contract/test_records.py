@@ -116,7 +116,7 @@ def names_the_value(problem: str, damaged: Damaged) -> bool:
             "at $.targets.onnx.executed['blocks.0.attn.qkv'] is 7: expected text, got an integer",
         ),
         (("quantization", "bits"), "w4a99", "at $.quantization.bits is 'w4a99': --bits w4a99: 99 activation bits"),
-        (("accuracy", "float_top1"), 101, "at $.accuracy.float_top1 is 101: expected a number <= 100"),
+        (("accuracy", "float_top1", "value"), 101, "at $.accuracy.float_top1.value is 101: expected a number <= 100"),
     ],
 )
 def test_an_error_names_file_path_value_and_rule(path: tuple[str | int, ...], value: object, says: str) -> None:

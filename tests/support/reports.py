@@ -2,6 +2,7 @@
 
 import json
 
+from erq_export.contract.accuracy import Accuracy, ClassDrop, Judged, Paired, Share
 from erq_export.contract.bundle import BundleDescription, DataFingerprint
 from erq_export.contract.cost import StageCost
 from erq_export.contract.engine import Batch, EngineRecord, PlanSummary
@@ -33,10 +34,8 @@ from erq_export.contract.parity import (
 from erq_export.contract.preprocess import Preprocess
 from erq_export.contract.records import FileRecord, encode
 from erq_export.contract.report import (
-    Accuracy,
     ComparisonRow,
     Figures,
-    GraphAccuracy,
     ImagesUsed,
     Latency,
     Layer,
@@ -77,6 +76,11 @@ IDENTITY = Identity(
 RULES = GridRules(half_scales=True, offset_8bit=False, softmax_clip=False, holds_zero=True, int4_weights=True)
 STATISTICS = LayerStatistics(n_rows=32, error_inputs=1e-4, error_nearest=1e-2, error=1e-3)
 ERRORS = Figures(mean=0.25, std=0.125, min=0.125, max=0.375, all=(0.125, 0.375))
+
+SHARE = Share(value=90.0, low=59.6, high=98.2)
+JUDGED = Judged(
+    top1=SHARE, top5=SHARE, agreement=SHARE, paired=Paired(lost=2, gained=1, p=1.0), error=0.25, cosine=0.97
+)
 
 
 def quantization() -> Quantization:
@@ -229,10 +233,14 @@ def report() -> Report:
         stages=(StageCost(name="calibrate", wall_s=1.5, peak_mib=500.0),),
         accuracy=Accuracy(
             n_images=10,
-            float_top1=90.0,
-            reference_top1=80.0,
-            float_agreement=85.0,
-            graphs={"onnx": GraphAccuracy(top1=79.0, agreement=99.0)},
+            n_compared=10,
+            outputs="logits",
+            float_top1=SHARE,
+            float_top5=SHARE,
+            reference=JUDGED,
+            graphs={"onnx": JUDGED},
+            as_reference={"onnx": SHARE},
+            worst=(ClassDrop(label=3, n_images=5, float_right=5, reference_right=4),),
         ),
         comparison=(
             ComparisonRow(

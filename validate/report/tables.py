@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from erq_export.contract.accuracy import Accuracy
 from erq_export.contract.cost import StageCost
-from erq_export.contract.report import Accuracy, ComparisonRow, Figures, PriceRow, Report
+from erq_export.contract.report import ComparisonRow, Figures, PriceRow, Report
 
 Table: TypeAlias = tuple[tuple[str, ...], list[list[str]]]  # head, rows
 
@@ -12,7 +13,8 @@ Table: TypeAlias = tuple[tuple[str, ...], list[list[str]]]  # head, rows
 def comparison(rows: Sequence[ComparisonRow], accuracy: Accuracy | None = None) -> Table:
     """One line a setting: mean ± standard deviation and range over the seeds; the float model's first, where it is given."""
     head = ("bits", "method", "seeds", "top-1 % fake-quant", "top-1 % ONNX Runtime", "agreement %", "layer error")
-    body = [] if accuracy is None else [["float32", "", "", f"{accuracy.float_top1:.2f}", "", "", ""]]
+    float_top1 = None if accuracy is None else accuracy.float_top1
+    body = [] if float_top1 is None else [["float32", "", "", f"{float_top1.value:.2f}", "", "", ""]]
     body += [
         [
             str(row.bits),

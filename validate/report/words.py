@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+from erq_export.contract.accuracy import Accuracy, Judged, Share
 from erq_export.contract.identity import Identity
 from erq_export.contract.manifest import told
-from erq_export.contract.report import Accuracy, Latency, PriceRow, Report, TargetReport
+from erq_export.contract.parity import in_words
+from erq_export.contract.report import Latency, PriceRow, Report, TargetReport
 
 VALUES = ".attn.proj"  # a rotated attention is named by the Linear that reads its values
 
@@ -55,17 +57,56 @@ def _weights(model: Identity) -> str:
 
 def _accuracy(accuracy: Accuracy | None) -> Iterator[str]:
     if accuracy is None:
-        yield "Accuracy was not measured: no labelled images (--val DIR)."
+        yield "Accuracy was not measured: no held-out images (--val DIR)."
         return
-    yield (
-        f"Top-1 on {accuracy.n_images} held-out images: {accuracy.float_top1:.2f} % in float32, "
-        f"{accuracy.reference_top1:.2f} % as the fake-quant reference."
-    )
-    for name, graph in accuracy.graphs.items():
+    n, reference = accuracy.n_images, accuracy.reference
+    if accuracy.float_top1 is not None and reference.top1 is not None:
         yield (
-            f"The {name} graph in ONNX Runtime: {graph.top1:.2f} %, same class as the reference on "
-            f"{graph.agreement:.2f} % of the images."
+            f"Top-1 on {n} held-out images: {_share(accuracy.float_top1)} in float32, {_share(reference.top1)} as the "
+            f"fake-quant reference ({_paired(reference)}; 95 % confidence in brackets)."
         )
+    elif reference.agreement is not None:
+        yield (
+            f"On {n} held-out images without labels the fake-quant reference has the float model's class on "
+            f"{_share(reference.agreement)} (95 % confidence in brackets)."
+        )
+    yield _outputs("The fake-quant reference", reference, accuracy)
+    for name, graph in accuracy.graphs.items():
+        what = f"The {name} graph in ONNX Runtime"
+        if graph.top1 is not None:
+            yield (
+                f"{what}: {graph.top1.value:.2f} %, same class as the reference on "
+                f"{accuracy.as_reference[name].value:.2f} % of the images."
+            )
+        elif graph.agreement is not None:
+            yield (
+                f"{what}: the float model's class on {graph.agreement.value:.2f} %, the reference's on "
+                f"{accuracy.as_reference[name].value:.2f} % of the images."
+            )
+        else:
+            yield _outputs(what, graph, accuracy)
+
+
+def _outputs(what: str, judged: Judged, accuracy: Accuracy) -> str:
+    n = "" if accuracy.n_compared == accuracy.n_images else f", on {accuracy.n_compared} of the images"
+    here = f" of {accuracy.n_images} held-out images" if accuracy.outputs == "features" else ""
+    return (
+        f"{what}: {accuracy.outputs}{here} are {in_words(judged.error)} from the float model's (relative L2), cosine "
+        f"{judged.cosine:.4f}{n}."
+    )
+
+
+def _share(share: Share) -> str:
+    return f"{share.value:.2f} % ({share.low:.1f} to {share.high:.1f})"
+
+
+def _paired(judged: Judged) -> str:
+    """How many images changed sides, and whether that could be chance."""
+    pair = judged.paired
+    if pair is None or not pair.lost + pair.gained:
+        return "no image lost or gained"
+    sure = "more than chance" if pair.p < 0.05 else "no more than chance"
+    return f"{pair.lost} images lost, {pair.gained} gained: {sure}, McNemar's p = {pair.p:.2g}"
 
 
 def _target(name: str, target: TargetReport) -> Iterator[str]:
