@@ -10,6 +10,7 @@ from erq_export.contract.manifest import Count
 from erq_export.contract.records import FileRecord, Record
 
 LARGEST = sys.float_info.max  # an error in the place of infinity and NaN, which no record holds
+TELLING = 0.5  # relative L2; a limit above it says little, and at 1 nothing: zeros would pass
 # ONNX Runtime's operators that multiply integers.
 INTEGER_GEMMS = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm"})
 
@@ -155,26 +156,42 @@ class FloatParity(Record, frozen=True, kw_only=True):
 
 
 class NoiseFloor(Record, frozen=True, kw_only=True):
-    """The reference against itself: median, all draws, and the smallest e tried that changes anything."""
+    """The reference against itself: median and all draws, cosine of the outputs (median), smallest e tried that changes
+    anything."""
 
     relative_l2: float
+    cosine: float
     draws: tuple[float, ...]
     perturbation: float
 
 
 class ModelParity(Record, frozen=True, kw_only=True):
-    """Logits error of a runner on n_images, the share with the same top-1 class, the noise floor, `factor` × floor as limit."""
+    """Error and cosine of a runner's outputs on n_images, the share with the same top-1 class (None without a head), the
+    noise floor, `factor` × floor as limit of the error, and half the floor's cosine as that of the cosine."""
 
     runner: str
     n_images: Count
     relative_l2: float
-    top1_agreement: float
+    cosine: float
+    top1_agreement: float | None
     floor: NoiseFloor
     factor: float
     limit: float
+    least_cosine: float
+
+    @property
+    def telling(self) -> bool:
+        """Does the limit of the error tell a wrong graph from a right one? Outputs of zero are off by 1."""
+        return self.limit <= TELLING
 
     def problems(self) -> list[str]:
-        if self.relative_l2 <= self.limit:
+        finite = self.relative_l2 < LARGEST
+        if finite and not self.cosine >= self.least_cosine:
+            return [
+                f"{self.runner}: the outputs on {self.n_images} images have the cosine {self.cosine:.3f} to the reference's, "
+                f"{self.floor.cosine:.3f} is what its own trembling leaves, {self.least_cosine:.3f} is the least allowed"
+            ]
+        if self.relative_l2 <= self.limit or (finite and not self.telling):
             return []
         return [
             f"{self.runner}: logits {off(self.relative_l2)} on {self.n_images} images; "
@@ -241,6 +258,16 @@ class ParityReport(FileRecord, frozen=True, kw_only=True):
             f"{wrong_codes} of {codes} activation codes and {wrong_sums} of {sums} integer sums differ, layer outputs "
             f"{in_words(worst, 0, before='by at most ')}, float operators "
             f"{in_words(self.between.worst, 0, before='by at most ')}; whole model "
-            f"{in_words(model.relative_l2)} beside a noise floor of {in_words(model.floor.relative_l2)}, same class on "
-            f"{model.top1_agreement:.0%}."
+            f"{in_words(model.relative_l2)} beside a noise floor of {in_words(model.floor.relative_l2)}{self._decided()}."
+        )
+
+    def _decided(self) -> str:
+        model = self.model
+        same = "" if model.top1_agreement is None else f", same class on {model.top1_agreement:.0%}"
+        if model.telling:
+            return same
+        return (
+            f"{same}. The reference itself moves that far when its layers' inputs tremble by {model.floor.perturbation:.0e}, so "
+            f"the size of the difference proves nothing: the graph is judged layer by layer, and by the outputs' cosine, "
+            f"{model.cosine:.3f} beside {model.floor.cosine:.3f} of the trembling reference"
         )

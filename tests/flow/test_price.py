@@ -105,7 +105,8 @@ def test_the_price_of_the_demo_ends_at_the_deployed_bundle(priced: Path) -> None
     rows, accuracy = report.price, report.accuracy
     assert accuracy is not None
     assert rows[0].change == "the published scheme (icml)"
-    assert rows[-1].top1.all == (accuracy.reference_top1,)
+    assert accuracy.reference.top1 is not None
+    assert rows[-1].top1.all == (accuracy.reference.top1.value,)
     assert rows[-1].layer_error.all == (layer_error(Bundle.load(priced / "bundle")),)
     assert all(row.logits_error.mean > 0 for row in rows)
     # Every choice changes something, but ONNX Runtime's rules: the demo's ranges hold 0, and its scales need not be exact;
@@ -163,7 +164,8 @@ def test_reference_alone_is_measured_and_exports_nothing(erq: Erq, tmp_path: Pat
     report = read(Report, out / "report.json")
     assert report.accuracy is not None
     assert report.accuracy.graphs == {}
-    assert report.accuracy.reference_top1 > 80
+    assert report.accuracy.reference.top1 is not None
+    assert report.accuracy.reference.top1.value > 80
     assert (report.targets, report.price) == ({}, ())
     assert [row.method for row in report.comparison] == ["rtn", "erq"]
     assert "simulated in PyTorch; no graph was written" in said

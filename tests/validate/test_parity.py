@@ -378,3 +378,39 @@ def test_distances_are_relative_and_never_lost_in_nan() -> None:
     assert relative_l2(torch.tensor([3.0, math.nan]), want) == sys.float_info.max
     assert relative_max(torch.tensor([3.0, math.inf]), want) == sys.float_info.max
     assert relative_l2(torch.ones(4), torch.zeros(4)) == 2.0  # absolute where there is nothing to relate to
+
+
+@pytest.mark.parametrize("floor", [1e-3, 0.2, 0.6, 0.9])
+def test_zeros_fail_whatever_the_reference_does_to_itself(floor: float) -> None:
+    """Trembling outputs y + floor·‖y‖·noise: above a floor of a sixth the error's limit would let zeros pass."""
+
+    class Trembling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.linspace(-1, 1, 64).expand(len(x), 64)
+            self.calls += 1
+            noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(self.calls))
+            return y if self.calls == 1 else y + floor * y.norm() / 8 / len(x) ** 0.5 * noise
+
+    class Nothing:
+        name = "nothing"
+
+        def logits(self, pixels: Tensor) -> Tensor:
+            return torch.zeros(len(pixels), 64)
+
+    class Honest:
+        name = "honest"
+
+        def logits(self, pixels: Tensor) -> Tensor:
+            model = Trembling()
+            model.calls = 100
+            return model(pixels)
+
+    pixels = torch.zeros(4, 3, 2, 2)
+    wrong = check_model(Trembling(), Nothing(), pixels)
+    assert wrong.problems()
+    assert wrong.telling == (3 * wrong.floor.relative_l2 <= 0.5)
+    assert check_model(Trembling(), Honest(), pixels).problems() == []

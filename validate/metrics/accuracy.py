@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from erq_export.contract.accuracy import Accuracy, ClassDrop, Judged, Share
 from erq_export.contract.errors import DataError
-from erq_export.contract.parity import LARGEST
 from erq_export.data.held_out import Images
 
 from ..runners import Runner
-from .distance import relative_l2
+from .distance import cosine, relative_l2
 from .shares import paired, share
 
 MOST = 5  # classes kept of an image
@@ -58,15 +56,13 @@ class Decisions:
     def judged(self, exact: "Decisions") -> Judged:
         """Beside the float model's decisions on the same images."""
         labelled = self.labels is not None
-        cosine = F.cosine_similarity(self.outputs.double(), exact.outputs.double(), dim=1).mean()
-        error = relative_l2(self.outputs, exact.outputs)
         return Judged(
             top1=share(self.right) if labelled else None,
             top5=share(self._among(MOST)) if labelled and self.n_classes > MOST else None,
             agreement=share(self.same(exact)) if self.n_classes else None,
             paired=paired(exact.right, self.right) if labelled else None,
-            error=error,
-            cosine=float(cosine.clamp(-1, 1)) if error < LARGEST else 0.0,
+            error=relative_l2(self.outputs, exact.outputs),
+            cosine=cosine(self.outputs, exact.outputs),
         )
 
     def _among(self, k: int) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from erq_export.contract.parity import LARGEST
 from erq_export.data.held_out import Images
@@ -16,6 +17,12 @@ def relative_l2(got: Tensor, want: Tensor) -> float:
     """‖got − want‖ / ‖want‖ in float64; the largest float where `got` is not finite."""
     want = want.double()
     return _ratio((got.double() - want).norm().item(), want.norm().item())
+
+
+def cosine(got: Tensor, want: Tensor) -> float:
+    """Of the outputs (B, …), mean over the images, in float64; 0 where `got` is not finite, or zero."""
+    found = F.cosine_similarity(got.double().flatten(1), want.double().flatten(1), dim=1).mean().item()
+    return min(1.0, max(-1.0, found)) if math.isfinite(found) else 0.0
 
 
 def relative_error(got: Runner, want: Runner, images: Images) -> float:

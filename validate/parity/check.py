@@ -70,7 +70,8 @@ def check_parity(
     between = check_float(reference, graph, {**claimed, **claimed_operands}, pixels[:1])
     progress("whole model", len(modules), len(modules))
     e = HALF_E if target.carrier == "float16" else FLOAT_E
-    model = check_model(reference, runner, pixels, start=e, draws=draws, factor=factor, seed=seed)
+    headless = getattr(reference, "num_classes", None) == 0
+    model = check_model(reference, runner, pixels, start=e, draws=draws, factor=factor, seed=seed, headless=headless)
     nodes = optimized_session(path)[1]
     return ParityReport(
         target=target.name,

@@ -2,11 +2,15 @@
 
 Letters:  x pixels, y = f(x) logits of the reference f;  e size of the perturbation, n normal noise
           f_e the reference with the pixels and every quantized layer's and operand's input u replaced by u·(1 + e·n)
-          floor = median over draws of ‖f_e(x) − y‖ / ‖y‖
+          floor = median over draws of ‖f_e(x) − y‖ / ‖y‖;  likewise of the cosine of f_e(x) and y, mean over the images
 
 A quantizer turns a difference in the last digit into a whole step wherever a value lies on a step's edge, so two
 correct implementations differ by far more than rounding (docs/backends.md, "Parity"). What can be asked is that they do
 not differ by much more than the reference does from itself.
+
+A model of few bits may amplify one rounding to tens of per cent of its output. Three times such a floor is more than 1, the
+error of outputs that are all zero, so an error below it proves nothing. What is left is the direction: the cosine must be at
+least half of what trembling leaves. Zeros, and outputs of another model, have 0.
 
 Noise on the pixels alone would not do: the first layer's quantizer swallows it where pixels lie away from its edges, as
 those of 8-bit images do, and the floor would be 0. Rounding happens before every layer, so the noise goes there.
@@ -22,7 +26,7 @@ from torch import Tensor, nn
 from erq_export.contract.parity import ModelParity, NoiseFloor
 from erq_export.contract.quantized import quant_linears, quant_operands
 
-from ..metrics.distance import ROUNDING, relative_l2
+from ..metrics.distance import ROUNDING, cosine, relative_l2
 from ..runners import Runner, TorchRunner
 
 FACTOR = 3.0  # of the floor: error / floor was about 1 and at most 1.9 in 240 batches of 2 or 4 digits, both carriers
@@ -61,16 +65,17 @@ def noise_floor(
     """
     runner = _runner(reference)
 
-    def moved(e: float, i: int) -> float:
+    def moved(e: float, i: int) -> tuple[float, float]:
         generator = torch.Generator().manual_seed(seed + i)
         with _trembling(reference, e, generator):
-            return relative_l2(runner.logits(_noisy(pixels, e, generator)), logits)
+            found = runner.logits(_noisy(pixels, e, generator))
+        return relative_l2(found, logits), cosine(found, logits)
 
     e = start
     while True:
-        errors = tuple(moved(e, i) for i in range(draws))
+        errors, cosines = zip(*(moved(e, i) for i in range(draws)), strict=True)
         if median(errors) > 0 or 10 * e > LARGEST_E * 1.001:
-            return NoiseFloor(relative_l2=median(errors), draws=errors, perturbation=e)
+            return NoiseFloor(relative_l2=median(errors), cosine=median(cosines), draws=errors, perturbation=e)
         e *= 10
 
 
@@ -83,6 +88,7 @@ def check_model(
     draws: int = DRAWS,
     factor: float = FACTOR,
     seed: int = 0,
+    headless: bool = False,
 ) -> ModelParity:
     """Level 3 of docs/backends.md, "Parity": the runner's logits against the reference's, with the reference's own
     noise floor."""
@@ -92,10 +98,12 @@ def check_model(
         runner=runner.name,
         n_images=len(pixels),
         relative_l2=relative_l2(got, want),
-        top1_agreement=float((got.argmax(1) == want.argmax(1)).double().mean()),
+        cosine=cosine(got, want),
+        top1_agreement=None if headless else float((got.argmax(1) == want.argmax(1)).double().mean()),
         floor=floor,
         factor=factor,
         limit=max(ROUNDING, factor * floor.relative_l2),
+        least_cosine=max(0.0, floor.cosine) / 2,
     )
 
 

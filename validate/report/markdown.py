@@ -15,6 +15,12 @@ def markdown(report: Report) -> str:
 def _parts(report: Report) -> Iterator[str]:
     yield "  \n".join(report.headline)
     yield f"# {report.model.name} {report.quantization.bits}"
+    if report.accuracy is not None:
+        yield f"## {report.accuracy.n_images} held-out images"
+        yield table(*tables.held_out(report.accuracy))
+        if report.accuracy.worst:
+            yield "Classes that lose most:"
+            yield table(*tables.worst_classes(report.accuracy))
     if report.comparison:
         yield "## Comparison"
         yield table(*tables.comparison(report.comparison))

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from erq_export.contract.accuracy import Accuracy
+from erq_export.contract.accuracy import Accuracy, Share
 from erq_export.contract.cost import StageCost
+from erq_export.contract.parity import in_words
 from erq_export.contract.report import ComparisonRow, Figures, PriceRow, Report
 
 Table: TypeAlias = tuple[tuple[str, ...], list[list[str]]]  # head, rows
@@ -28,6 +29,31 @@ def comparison(rows: Sequence[ComparisonRow], accuracy: Accuracy | None = None) 
         for row in rows
     ]
     return head, body
+
+
+def held_out(accuracy: Accuracy) -> Table:
+    """One line a runner: what has a label or a class, and how far the outputs are from the float model's."""
+    head = ("runner", "top-1 %", "top-5 %", "float model's class %", "lost, gained", "error", "cosine")
+    body = [["float32", _share(accuracy.float_top1), _share(accuracy.float_top5), "", "", "", ""]]
+    for name, judged in ({"reference": accuracy.reference} | accuracy.graphs).items():
+        pair = judged.paired
+        body.append(
+            [
+                name,
+                *(_share(share) for share in (judged.top1, judged.top5, judged.agreement)),
+                "" if pair is None else f"{pair.lost}, {pair.gained} (p = {pair.p:.2g})",
+                in_words(judged.error),
+                f"{judged.cosine:.4f}",
+            ]
+        )
+    return head, body
+
+
+def worst_classes(accuracy: Accuracy) -> Table:
+    """The classes that lose most images from float to reference."""
+    return ("class", "images", "right in float32", "right as the reference"), [
+        [str(d.label), str(d.n_images), str(d.float_right), str(d.reference_right)] for d in accuracy.worst
+    ]
 
 
 def price(rows: Sequence[PriceRow]) -> Table:
@@ -76,3 +102,7 @@ def _range(figures: Figures | None) -> str:
 
 def _spread(figures: Figures | None, digits: int) -> str:
     return "" if figures is None else f"{figures.mean:.{digits}f} ± {figures.std:.{digits}f}"
+
+
+def _share(share: Share | None) -> str:
+    return "" if share is None else f"{share.value:.2f} ({share.low:.1f} … {share.high:.1f})"
