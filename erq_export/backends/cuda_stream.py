@@ -1,6 +1,7 @@
-"""A CUDA stream of torch's, as an engine needs it: its handle, its end, and calls captured on it."""
+"""torch's CUDA streams, as an engine needs them: a handle to enqueue on, in order with torch's own work, and captured calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
@@ -9,15 +10,8 @@ import torch
 class Stream(Protocol):
     """Where an engine is enqueued."""
 
-    @property
-    def handle(self) -> int: ...
-
-    def wait_for_current(self) -> None:
-        """What torch has enqueued so far comes before whatever is enqueued here from now on."""
-        ...
-
-    def lead_current(self) -> None:
-        """What is enqueued here comes before whatever torch enqueues from now on."""
+    def turn(self) -> AbstractContextManager[int]:
+        """The handle to enqueue on, behind all that torch has enqueued so far and before what it will enqueue."""
         ...
 
     def synchronize(self) -> None:
@@ -30,32 +24,29 @@ class Stream(Protocol):
 
 
 class CudaStream:
-    """One of its own: on the default stream TensorRT synchronises the whole device."""
+    """torch's current stream; where that is the default one, on which TensorRT synchronises the whole device, one beside it."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)
+        self.beside = torch.cuda.Stream(device)
 
-    @property
-    def handle(self) -> int:
-        return int(self.stream.cuda_stream)
-
-    def wait_for_current(self) -> None:
-        self.stream.wait_stream(torch.cuda.current_stream(self.device))
-
-    def lead_current(self) -> None:
-        torch.cuda.current_stream(self.device).wait_stream(self.stream)
+    @contextmanager
+    def turn(self) -> Iterator[int]:
+        current = torch.cuda.current_stream(self.device)
+        if current != torch.cuda.default_stream(self.device):
+            yield int(current.cuda_stream)
+            return
+        self.beside.wait_stream(current)
+        try:
+            yield int(self.beside.cuda_stream)
+        finally:
+            current.wait_stream(self.beside)
 
     def synchronize(self) -> None:
-        self.stream.synchronize()
+        torch.cuda.synchronize(self.device)
 
     def capture(self, call: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self.device), torch.cuda.graph(graph, stream=self.stream):
+        with torch.cuda.device(self.device), torch.cuda.graph(graph, stream=self.beside):
             call()
-
-        def replay() -> None:
-            with torch.cuda.stream(self.stream):
-                graph.replay()
-
-        return replay
+        return graph.replay

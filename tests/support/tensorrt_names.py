@@ -37,13 +37,19 @@ def used(source: str) -> set[str]:
 
 def _used_by(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Attribute):
-        chain, root = [node.attr], node.value
+        chain, root = [node.attr], _uncast(node.value)
         while isinstance(root, ast.Attribute) and root.attr not in HOLDERS:
             chain.append(root.attr)
-            root = root.value
+            root = _uncast(root.value)
         held = root.attr if isinstance(root, ast.Attribute) else root.id if isinstance(root, ast.Name) else ""
         if held in HOLDERS:
             yield from chain
+
+
+def _uncast(node: ast.expr) -> ast.expr:
+    """What `cast(type, it)` holds."""
+    is_cast = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "cast"
+    return node.args[1] if is_cast and isinstance(node, ast.Call) else node
 
 
 def guarded(source: str) -> set[str]:
