@@ -1,12 +1,15 @@
 """`erq-export build | validate | inspect OUT`: one stage of a run again, from what its folder holds."""
 
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
+from msgspec import structs
 
 from erq_export.cli.opened import opened
-from erq_export.cli.options import store_options
+from erq_export.cli.options import options_of, store_options
 from erq_export.cli.places import PLACE
+from erq_export.contract.engine_spec import EngineSpec
 
 OUT = click.argument("out", type=PLACE)
 
@@ -15,19 +18,41 @@ OUT = click.argument("out", type=PLACE)
 @OUT
 @store_options
 @click.option("--to", "targets", multiple=True, help="targets to build (default: those of the run)")
-def build(out: Path, targets: tuple[str, ...], store: Path | None, no_store: bool) -> None:
+@click.option(
+    "--batch", metavar="N,N,N", help="batches that engines take: smallest, tuned for, largest [default: the run's]"
+)
+@options_of(EngineSpec, ("capability", "workspace", "hardware"))
+@click.option(
+    "--any-version", is_flag=True, help="an engine that later TensorRT versions load too; may be slower (tensorrt)"
+)
+@click.option(
+    "--twin", is_flag=True, help="build the float model in FP16 too, which the engines' speed is compared with"
+)
+@click.option("--checkpoint", type=PLACE, metavar="FILE", help="where the float model's weights lie now, for --twin")
+def build(
+    out: Path,
+    targets: tuple[str, ...],
+    store: Path | None,
+    no_store: bool,
+    twin: bool,
+    checkpoint: Path | None,
+    **engine: Any,
+) -> None:
     """Write the graphs and build the engines of a run again, from its bundle."""
     from erq_export.flow import preflight
     from erq_export.flow.job import read_run
 
     job = read_run(out)
     targets = preflight.buildable(job.deploy, targets)
-    preflight.check_machine(targets, job.deploy.capability)
-    from erq_export.flow import run as flow
+    asked = EngineSpec.typed(job.deploy, engine)
+    preflight.check_machine(targets, asked)
+    if checkpoint is not None:
+        job = structs.replace(job, model=structs.replace(job.model, checkpoint=str(checkpoint)))
+    from erq_export.flow import build as flow
     from erq_export.flow.terminal import Terminal
 
     with opened(store, no_store) as kept:
-        flow.build(job, out, Terminal(), store=kept, targets=targets)
+        flow.build(job, out, Terminal(), store=kept, targets=targets, engine=asked, twin=twin)
 
 
 @click.command()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,3 +42,18 @@ def file_sha256(path: Path) -> str:
     """sha256 of a file, read in pieces."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def graph_sha256(path: Path) -> str:
+    """Of a graph: model.onnx and, where its tensors lie beside it, model.onnx.data, by name and content.
+
+    The same wherever the folder lies, and whatever else lies in it.
+    """
+    files = (path, path.with_name(f"{path.name}.data"))
+    return content_of((file.name, file_sha256(file)) for file in files if file.is_file())
+
+
+def content_of(files: Iterable[tuple[str, str]]) -> str:
+    """One sha256 for (name, sha256) of every file; the store's entries have the same."""
+    lines = "".join(f"{name}\0{sha256}\n" for name, sha256 in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -121,7 +121,7 @@ class Layer(Record, frozen=True, kw_only=True):
 class Report(FileRecord, frozen=True, kw_only=True):
     """Everything that a run says of itself. `headline` are its sentences, the most important first."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
     WHAT: ClassVar[str] = "report"
     REMEDY: ClassVar[str] = "erq-export validate OUT writes the report again"
 

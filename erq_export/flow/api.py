@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from erq_export.backends.device import device_named
 from erq_export.contract.bundle import Bundle
+from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.errors import SpecError
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.output.writing import Writing
@@ -171,8 +172,8 @@ def build(
         raise SpecError(f"{graph.target} has no engine: its graph is what runs", fix='to="tensorrt-rtx" or "tensorrt"')
     out = OutputFolder(folder.parent)
     with _opened(store) as kept, _writing(out, out.planned_for([graph.target])) as writing:
-        batch = (1, min(8, max_batch), max_batch)
-        engine = _stages(kept, ui).engine(Artifact.at(folder), row, capability=capability, batch=batch)
+        asked = EngineSpec(batch=(1, min(8, max_batch), max_batch), capability=tuple(capability))
+        engine = _stages(kept, ui).engine(Artifact.at(folder), row, asked)
         flow.place(writing, f"{graph.target}/engine", engine)
     return Engine(target=graph.target, path=folder / "engine" / "model.engine")
 

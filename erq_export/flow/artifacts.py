@@ -1,14 +1,13 @@
 """An artifact as stages hand it on: files in a folder, and the hash of their contents, wherever they lie."""
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine import ENGINE, EngineRecord
 from erq_export.contract.errors import OutputError
-from erq_export.contract.files import file_sha256
+from erq_export.contract.files import content_of, file_sha256
 from erq_export.contract.manifest import MANIFEST, GraphManifest, Origin
 from erq_export.contract.records import read
 from erq_export.flow.store.entry import Entry
@@ -59,12 +58,6 @@ class Artifact:
             return Artifact.at(self._folder).content == self.content
         except (OSError, OutputError):
             return False
-
-
-def content_of(files: Iterable[tuple[str, str]]) -> str:
-    """One sha256 for (name, sha256) of every file; the store's entries have the same."""
-    lines = "".join(f"{name}\0{sha256}\n" for name, sha256 in sorted(files))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def read_manifest(graph: Artifact) -> GraphManifest:

@@ -3,7 +3,10 @@
 import tempfile
 from collections.abc import Iterable, Sequence
 
+from msgspec import structs
+
 from erq_export.calibrate.methods.erq import ErqOptions
+from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.errors import SpecError
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import plain_of
@@ -16,7 +19,7 @@ from erq_export.flow.job import Job
 
 def check(job: Job, out: OutputFolder, *, overwrite: bool) -> None:
     """Everything that needs no model and no image. MachineError, OutputError, SpecError."""
-    check_machine(job.deploy.targets, job.deploy.capability)
+    check_machine(job.deploy.targets, EngineSpec.of(job.deploy))
     check_solver(job)
     out.check(overwrite=overwrite, planned=out.planned(deployable(job.deploy.targets)), job=plain_of(job))
     check_images(job)
@@ -66,12 +69,13 @@ def check_solver(job: Job) -> None:
             find_solver(options.mipq_seconds, folder)
 
 
-def check_machine(names: Iterable[str], capabilities: Sequence[str] = ()) -> None:
+def check_machine(names: Iterable[str], engine: EngineSpec | None = None) -> None:
     """MachineError where a target's engine cannot be built here: no package, or no GPU for one that needs it.
-    SpecError for a compute capability that the package does not build for."""
-    from erq_export.backends.tensorrt import require, targets
+    SpecError for what the package has not: a compute capability, engines for other GPUs or versions than its own."""
+    from erq_export.backends.tensorrt import check, require
 
     for target in [named(name) for name in names]:
         if target.package is not None:
             package = require(target.package)
-            targets(package, capabilities if target.ahead_of_time else ())
+            if engine is not None:
+                check(package, engine if target.ahead_of_time else structs.replace(engine, capability=()))

@@ -2,15 +2,16 @@
 
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
 from erq_export import __version__
-from erq_export.backends.device import device_named
 from erq_export.backends.machine import processor, versions
 from erq_export.contract.bundle import Bundle
+from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.files import write_bytes, write_text
 from erq_export.contract.output.folder import REPORTS, OutputFolder
 from erq_export.contract.output.writing import Writing
@@ -18,7 +19,7 @@ from erq_export.contract.records import encode, plain_of
 from erq_export.contract.report import Report
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import deployable, named
-from erq_export.flow.artifacts import Artifact, read_engine
+from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin, check_cost
 from erq_export.flow.job import Job, RunRecord, absolute
 from erq_export.flow.measure import Made, measure, raise_gates
@@ -26,8 +27,6 @@ from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
 from erq_export.flow.work import Course, Work
-from erq_export.models.limits import check_attention
-from erq_export.models.rebuild import attention_shapes
 from erq_export.validate.report.chart import draw
 from erq_export.validate.report.markdown import markdown
 
@@ -64,9 +63,20 @@ def run(
 
 
 def make(
-    course: Course, stages: Stages, deploy: DeploySpec, writing: Writing, bundle: Artifact, targets: Sequence[str]
+    course: Course,
+    stages: Stages,
+    deploy: DeploySpec,
+    writing: Writing,
+    bundle: Artifact,
+    targets: Sequence[str],
+    *,
+    engine: EngineSpec | None = None,
+    timings: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Made:
-    """Graphs and engines for these targets, in the store and in the run's folder."""
+    """Graphs and engines for these targets, in the store and in the run's folder.
+
+    engine: what is asked of engines, where that is not what the run asked.  timings: by target, of engines built before.
+    """
     graphs, engines = {}, {}
     if targets:
         with course.stage("export"):
@@ -77,24 +87,10 @@ def make(
     for target in (named(name) for name in targets if named(name).package is not None):
         with course.stage(f"build {target.name}"):
             graph = graphs[target.name]
-            engines[target.name] = stages.engine(graph, target, capability=deploy.capability, batch=deploy.batch)
+            asked, timed = engine or EngineSpec.of(deploy), timings.get(target.name)
+            engines[target.name] = stages.engine(graph, target, asked, timings=timed)
             place(writing, f"{target.name}/engine", engines[target.name])
     return Made(bundle=bundle, graphs=graphs, engines=engines)
-
-
-def build(job: Job, out: Path, ui: Ui, *, store: Store, targets: Sequence[str]) -> None:
-    """The graphs and engines of a finished calibration, again or for further targets.
-
-    SpecError where a target lacks the bundle's int8 attention, EngineError where a claim is broken.
-    """
-    folder = OutputFolder(out)
-    bundle = Bundle.load(folder.bundle)
-    if bundle.operands:
-        check_attention(attention_shapes(bundle), targets)
-    stages = Stages(store=store, ui=ui, device=device_named(job.device))
-    with folder.resume(planned=folder.planned_for(targets)) as writing:
-        made = make(Course(ui), stages, job.deploy, writing, Artifact.at(folder.bundle), targets)
-    raise_gates(folder.path, engine_problems=[p for e in made.engines.values() for p in read_engine(e).problems])
 
 
 def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> Report:

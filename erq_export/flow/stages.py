@@ -3,10 +3,10 @@ made of. Running again, comparing methods and pricing choices are the same stage
 
 import copy
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 import torch
@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from erq_export.backends.machine import processor, versions
-from erq_export.backends.tensorrt import Package
 from erq_export.calibrate.known_ranges import KnownRanges, deciding
 from erq_export.calibrate.loop import calibrate as find_integers
 from erq_export.calibrate.rotation import rotated
 from erq_export.calibrate.setting import Setting
 from erq_export.contract.bundle import Bundle, Deployed
+from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.manifest import MANIFEST
 from erq_export.contract.parity import ParityReport
 from erq_export.contract.records import FileRecord, encode, plain_of, read
@@ -27,6 +27,7 @@ from erq_export.contract.spec import Pack, Quantization
 from erq_export.contract.targets import Target, named
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.data.held_out import Images
+from erq_export.exporters.onnx.twin import half_graph
 from erq_export.exporters.onnx.write import (
     float_graph,
     lowered,
@@ -35,8 +36,8 @@ from erq_export.exporters.onnx.write import (
     save,
     save_markers,
 )
-from erq_export.exporters.tensorrt.build import build as build_engine
 from erq_export.flow.artifacts import Artifact, origin, read_manifest
+from erq_export.flow.engine_stage import EngineStage
 from erq_export.flow.store.entry import Work
 from erq_export.flow.store.key import code_hash, key
 from erq_export.flow.store.store import Make, Store
@@ -54,7 +55,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "bundle": ("calibrate", "contract", "data", "models", "flow.stages"),
     "graph": ("contract", "exporters.onnx", "models", "flow.artifacts", "flow.stages"),
     "trace": ("contract", "exporters.onnx", "models", "flow.stages"),
-    "engine": ("backends", "contract", "exporters.tensorrt", "flow.stages"),
+    "engine": ("backends", "contract", "exporters.tensorrt", "flow.engine_stage", "flow.stages"),
     "parity": ("backends", "contract", "models", "validate", "flow.stages"),
     "decisions": ("backends", "contract", "data", "models", "validate", "flow.stages"),
     "figures": ("backends", "contract", "data", "models", "validate", "flow.stages"),
@@ -145,38 +146,27 @@ class Stages:
             fresh = copy.deepcopy(model.model)
             save(float_graph(fresh, model.identity.preprocess.input_size), work.folder / "model.onnx")
 
-        inputs = {"model": model.fingerprint, **versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")}
-        return self._kept("graph", inputs, {"target": "float"}, make, f"float graph of {model.identity.name}")
+        return self._float_graph(model, "float", make)
 
-    def engine(
-        self, graph: Artifact, target: Target, *, capability: Sequence[str], batch: tuple[int, int, int]
-    ) -> Artifact:
-        """Build the engine of a target that has a package: model.engine, plan.txt, build.log, engine.json."""
-        package = cast(Package, target.package)
-        capabilities = tuple(capability) if target.ahead_of_time else ()
-
-        def on_progress(phase: str, done: int, total: int) -> bool:
-            self.ui.progress(phase, done, total)
-            return True
+    def twin(self, model: Loaded, target: Target) -> Artifact:
+        """The same float model as a target's strongly typed FP16 graph: model.onnx and manifest.json."""
 
         def make(work: Work) -> None:
-            manifest = read_manifest(graph)
-            graph.read(
-                lambda folder: build_engine(
-                    folder / "model.onnx",
-                    manifest,
-                    work.folder,
-                    package=package,
-                    compute_capabilities=capabilities,
-                    batch=batch,
-                    on_progress=on_progress,
-                )
-            )
+            fresh = copy.deepcopy(model.model)
+            graph, manifest = half_graph(fresh, model.identity.preprocess.input_size, target)
+            save(graph, work.folder / "model.onnx")
+            (work.folder / MANIFEST).write_bytes(encode(manifest))
 
-        gpu = {} if target.ahead_of_time else {"gpu": torch.cuda.get_device_name()}
-        inputs = {"graph": graph.content, **gpu, **versions("tensorrt", "tensorrt-rtx-cu13")}
-        asked = {"target": target.name, "capability": capabilities, "batch": batch}
-        return self._kept("engine", inputs, asked, make, f"engine for {target.name}")
+        return self._float_graph(model, f"float16 {target.name}", make)
+
+    def _float_graph(self, model: Loaded, target: str, make: Make) -> Artifact:
+        inputs = {"model": model.fingerprint, **versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")}
+        return self._kept("graph", inputs, {"target": target}, make, f"{target} graph of {model.identity.name}")
+
+    def engine(self, graph: Artifact, target: Target, asked: EngineSpec, *, timings: bytes | None = None) -> Artifact:
+        """Build the engine of a target that has a package (see `EngineStage`)."""
+        stage = EngineStage(graph=graph, target=target, asked=asked, ui=self.ui, timings=timings)
+        return self._kept("engine", stage.inputs(), stage.slice(), stage.make, f"engine for {target.name}")
 
     def parity(self, bundle: Artifact, graph: Artifact, pixels: Tensor, images: str) -> ParityReport:
         """Hold a graph in ONNX Runtime against the bundle's reference on `pixels`, whose hash is `images`."""

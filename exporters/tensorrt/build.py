@@ -1,19 +1,23 @@
 """From a graph's folder to an engine's: build it, save it with its plan, and hold the plan against the graph's claims."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from erq_export.backends.tensorrt import Package, build_engine
 from erq_export.backends.watch import BuildProgress
 from erq_export.contract.engine import ENGINE as RECORD
-from erq_export.contract.engine import Batch, EngineRecord
+from erq_export.contract.engine import MODEL as ENGINE
+from erq_export.contract.engine import TIMINGS, Batch, EngineRecord, Gpu
+from erq_export.contract.engine_spec import EngineSpec
+from erq_export.contract.files import graph_sha256
 from erq_export.contract.manifest import WORDS, AttentionOperator, GraphManifest
 from erq_export.contract.records import encode
 
 from .plan import PlanLayer, attention_by_operator, compiled, plan_text, precision_by_node, products_apart, summarize
 
 FLOATING = WORDS.keys() - {"int8"}
-ENGINE, PLAN, LOG = "model.engine", "plan.txt", "build.log"
+PLAN, LOG = "plan.txt", "build.log"
 
 
 def build(
@@ -22,11 +26,14 @@ def build(
     folder: Path,
     *,
     package: Package,
-    compute_capabilities: Sequence[str],
-    batch: tuple[int, int, int],
+    asked: EngineSpec,
+    gpu: Gpu | None,
     on_progress: BuildProgress | None,
+    timing_cache: bytes | None = None,
 ) -> EngineRecord:
-    """Build `graph`; write engine, log, plan and record into `folder`; returns the record.
+    """Build `graph`; write engine, log, plan, record and timing cache, where there is one, into `folder`; returns the record.
+
+    gpu: that this machine builds on, None for a package that builds ahead of time.  timing_cache: of an earlier build.
 
     The record's `problems` are what the plan runs differently from what the manifest claims, in plain words.
     Raises MachineError, SpecError or EngineError (see `build_engine`).
@@ -34,23 +41,36 @@ def build(
     engine = build_engine(
         graph,
         package=package,
-        compute_capabilities=compute_capabilities,
-        batch=batch,
+        compute_capabilities=asked.capability,
+        batch=asked.batch,
         on_progress=on_progress,
+        workspace_mib=asked.workspace,
+        hardware=asked.hardware,
+        any_version=asked.any_version,
+        timing_cache=timing_cache,
     )
     layers = compiled(engine)
     (folder / ENGINE).write_bytes(engine.blob)
     (folder / LOG).write_text(engine.log, encoding="utf-8")
+    if engine.timing_cache is not None:
+        (folder / TIMINGS).write_bytes(engine.timing_cache)
     (folder / PLAN).write_text(plan_text(layers), encoding="utf-8")
     executed = precision_by_node(layers)
     attention = attention_by_operator(layers, manifest.attention_operators)
-    smallest, optimal, largest = batch
+    smallest, optimal, largest = asked.batch
     record = EngineRecord(
         package=engine.package,
         version=engine.version,
+        graph_sha256=graph_sha256(graph),
+        bundle_sha256=None if manifest.origin is None else manifest.origin.bundle_sha256,
+        engine_sha256=hashlib.sha256(engine.blob).hexdigest(),
+        gpu=gpu,
         compute_capabilities=tuple(engine.compute_capabilities),
         batch=Batch(smallest=smallest, optimal=optimal, largest=largest),
+        workspace_mib=asked.workspace,
+        flags=engine.flags,
         bytes=len(engine.blob),
+        build_s=engine.seconds,
         plan=summarize(layers),
         precision={site.path: executed.get(site.path, "absent") for site in manifest.sites},
         attention=attention,

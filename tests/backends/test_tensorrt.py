@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from vit_graph import DEPTH, DIM, LINEARS, ViT
 
-from erq_export.backends import tensorrt as adapter
 from erq_export.backends.tensorrt import Engine, available, build_engine, require
+from erq_export.backends.tensorrt import package as package_module
 from erq_export.backends.watch import Watch
 from erq_export.contract.errors import EngineError, MachineError, SpecError
 from erq_export.exporters.tensorrt.plan import compiled, plan_text, precision_by_node, summarize
@@ -199,9 +199,9 @@ def test_a_missing_package_is_the_machines_fault(package: str, vit: Path, monkey
 def test_tensorrt_itself_needs_a_gpu(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """RTX stands in for tensorrt: the adapter asks what a package has, never what it is called."""
     monkeypatch.setitem(sys.modules, "tensorrt", importlib.import_module("tensorrt_rtx"))
-    monkeypatch.setattr(adapter, "cuda_device_count", lambda: 0)
+    monkeypatch.setattr(package_module, "cuda_device_count", lambda: 0)
     with pytest.raises(MachineError, match="GPU") as caught:
         build_engine(vit, package="tensorrt")
     assert "--to tensorrt-rtx" in caught.value.fix
-    monkeypatch.setattr(adapter, "cuda_device_count", lambda: 1)
+    monkeypatch.setattr(package_module, "cuda_device_count", lambda: 1)
     assert summarize(compiled(build_engine(vit, package="tensorrt"))).gemm["int8"] == len(LINEARS)

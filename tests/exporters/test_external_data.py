@@ -11,6 +11,7 @@ from tiny_vit import TINY_LAYERS, random_images
 from erq_export.backends.tensorrt import available, build_engine
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine import EngineRecord
+from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.manifest import MANIFEST, GraphManifest
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import encode, read
@@ -85,8 +86,8 @@ def test_an_engine_is_built_from_both(out: OutputFolder, tmp_path: Path) -> None
         manifest_of(two, "tensorrt-rtx"),
         tmp_path,
         package="tensorrt_rtx",
-        compute_capabilities=("8.9",),
-        batch=(1, 2, 4),
+        asked=EngineSpec(batch=(1, 2, 4), capability=("8.9",)),
+        gpu=None,
         on_progress=None,
     )
     assert record.problems == ()

@@ -20,6 +20,7 @@ from tiny_vit import TINY, TINY_ARGS, calibrated_bundle, random_images, tiny_spe
 from erq_export.backends.tensorrt import available
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine import EngineRecord
+from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.errors import DataError, EngineError, SpecError
 from erq_export.contract.manifest import Claims, GraphManifest, by_path
 from erq_export.contract.parity import ParityReport
@@ -31,6 +32,7 @@ from erq_export.exporters.onnx.operands import softmax_narrowing
 from erq_export.exporters.onnx.write import lowered, marker_graph, rebound, save
 from erq_export.exporters.tensorrt.build import build
 from erq_export.flow import run as pipeline
+from erq_export.flow.build import build as build_run
 from erq_export.flow.job import Job, resolve
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT
@@ -324,7 +326,7 @@ def test_a_bundle_for_onnx_is_refused_for_a_target_without_its_attention(tmp_pat
     (tmp_path / "bundle").mkdir()
     other.save(tmp_path / "bundle")
     with pytest.raises(SpecError, match="24 channels"):
-        pipeline.build(asked, tmp_path, SILENT, store=Store.none(), targets=("tensorrt-rtx",))
+        build_run(asked, tmp_path, SILENT, store=Store.none(), targets=("tensorrt-rtx",))
     assert not (tmp_path / "tensorrt-rtx").exists()
 
 
@@ -356,8 +358,8 @@ def engine(case_file: Path, manifest: GraphManifest, folder: Path) -> EngineReco
         manifest,
         folder,
         package="tensorrt_rtx",
-        compute_capabilities=["8.9"],
-        batch=(1, 8, 32),
+        asked=EngineSpec(batch=(1, 8, 32), capability=("8.9",)),
+        gpu=None,
         on_progress=None,
     )
 

@@ -22,6 +22,7 @@ from erq_export.calibrate.known_ranges import KnownRanges
 from erq_export.calibrate.ranges import input_grids
 from erq_export.calibrate.setting import Setting
 from erq_export.contract.bundle import Bundle
+from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.errors import SpecError
 from erq_export.contract.manifest import Claims, GraphManifest
 from erq_export.contract.sites import Site, Stage
@@ -289,8 +290,8 @@ def test_tensorrt_multiplies_every_layer_in_int8_and_fuses_every_attention(swin:
         swin.manifests["tensorrt-rtx"],
         tmp_path,
         package="tensorrt_rtx",
-        compute_capabilities=["8.9"],
-        batch=(1, 8, 32),
+        asked=EngineSpec(batch=(1, 8, 32), capability=("8.9",)),
+        gpu=None,
         on_progress=None,
     )
     assert record.problems == ()

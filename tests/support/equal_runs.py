@@ -43,10 +43,11 @@ def _manifest(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report(report: dict[str, Any]) -> dict[str, Any]:
-    """Without timings, and the size of engines."""
+    """Without timings, and the size and bytes of engines."""
     for target in report["targets"].values():
         if target["engine"] is not None:
-            del target["engine"]["bytes"]
+            for name in ("bytes", "engine_sha256", "build_s"):
+                del target["engine"][name]
     timed = ("ONNX Runtime on this CPU", "tensorrt-rtx: tensorrt_rtx ")
     headline = [line for line in report["headline"] if not line.startswith(timed)]
     return {k: v for k, v in report.items() if k not in ("stages", "latency")} | {"headline": headline}

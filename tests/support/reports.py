@@ -5,7 +5,7 @@ import json
 from erq_export.contract.accuracy import Accuracy, ClassDrop, Judged, Paired, Share
 from erq_export.contract.bundle import BundleDescription, DataFingerprint
 from erq_export.contract.cost import StageCost
-from erq_export.contract.engine import Batch, EngineRecord, PlanSummary
+from erq_export.contract.engine import Batch, EngineRecord, Gpu, PlanSummary
 from erq_export.contract.formats.affine import AffineRow, FreeRow
 from erq_export.contract.formats.logarithmic import LogRow
 from erq_export.contract.identity import Identity
@@ -178,9 +178,16 @@ def engine() -> EngineRecord:
     return EngineRecord(
         package="tensorrt_rtx",
         version="1.7.1",
+        graph_sha256="a" * 64,
+        bundle_sha256="b" * 64,
+        engine_sha256="c" * 64,
+        gpu=Gpu(name="RTX 4090", capability="8.9"),
         compute_capabilities=("8.9", "12.0"),
         batch=Batch(smallest=1, optimal=8, largest=32),
+        workspace_mib=1024,
+        flags=("timing_cache",),
         bytes=2**20,
+        build_s=1.5,
         plan=PlanSummary(gemm={"int8": 1}, conv={}, attention={"int8": 1}, kernels=9, layers=11),
         precision={LAYER: "int8"},
         attention={ATTENTION: "int8"},

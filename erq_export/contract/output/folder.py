@@ -21,15 +21,16 @@ CALIBRATED = ("bundle/bundle.json", "bundle/tensors.safetensors", "run.json")
 REPORTS = ("report.json", "report.md", "report.svg")
 OF_A_TARGET = (
     *("model.onnx", "model.onnx.data", "manifest.json"),
-    *("engine/model.engine", "engine/engine.json", "engine/plan.txt", "engine/build.log"),
+    *("engine/model.engine", "engine/engine.json", "engine/plan.txt", "engine/build.log", "engine/timing.cache"),
 )
+TWIN = "twin"  # the float model beside the quantized one, by target
 FINISHED = "OUT is the folder of a finished run; erq-export MODEL --out DIR makes one"
 
 
 @dataclass(frozen=True)
 class OutputFolder:
     """OUT/manifest.json what the run was; OUT/run.json its job; OUT/bundle; OUT/<target>/model.onnx, manifest.json and
-    engine/; OUT/report.json, .md, .svg."""
+    engine/; OUT/twin/<target> the same of the float model; OUT/report.json, .md, .svg."""
 
     path: Path
 
@@ -65,6 +66,11 @@ class OutputFolder:
     def engine(self, name: str) -> Path:
         return self.target(name) / "engine"
 
+    @property
+    def twin(self) -> "OutputFolder":
+        """OUT/twin, where the float model's graphs and engines lie as the quantized ones do in OUT."""
+        return OutputFolder(self.path / TWIN)
+
     def has_engine(self, name: str) -> bool:
         """Is there a record of an engine, a link that leads nowhere included: reading it says what is wrong."""
         return os.path.lexists(self.engine(name) / "engine.json")
@@ -81,9 +87,10 @@ class OutputFolder:
         """The files that a run for these targets may write, relative to the folder."""
         return (*CALIBRATED, *self.planned_for(targets), *REPORTS)
 
-    def planned_for(self, targets: Iterable[str]) -> tuple[str, ...]:
-        """Those of graphs and engines alone."""
-        return tuple(f"{target}/{name}" for target in targets for name in OF_A_TARGET)
+    def planned_for(self, targets: Iterable[str], *, twin: bool = False) -> tuple[str, ...]:
+        """Those of graphs and engines alone; twin: the float model's too."""
+        folders = [prefix + target for target in targets for prefix in ("", f"{TWIN}/")[: 1 + twin]]
+        return tuple(f"{folder}/{name}" for folder in folders for name in OF_A_TARGET)
 
     def check_as_written(self, manifest: RunManifest, targets: Iterable[str]) -> None:
         """DataError where a graph or an engine that its run lists is not what the run wrote; readers miss what is not there."""
