@@ -256,6 +256,9 @@ class EvaluateSpec(Spec, frozen=True, kw_only=True):
             extra={"fix": "points of top-1, -100 to 100; 1 is a usual bound"},
         ),
     ] = None
+    bench: Annotated[
+        bool, Meta(description="time every graph and engine beside its float twin, as erq-export bench OUT does")
+    ] = False
 
 
 class Quantization(Spec, frozen=True, kw_only=True):
