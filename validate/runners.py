@@ -3,15 +3,17 @@
 Letters:  B images of 3 × H × W pixels;  n classes
 """
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from os import environ
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from erq_export.backends.onnxruntime import CPU, run_one, session
-from erq_export.contract.errors import DataError, OutputError
+from erq_export.backends.onnxruntime import CPU, DEVICE_OF, bound, input_device, one_of_each, run_one, session
+from erq_export.contract.errors import DataError, MachineError, OutputError
 
 
 class Runner(Protocol):
@@ -20,21 +22,69 @@ class Runner(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
     def logits(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) float32 on the CPU → (B, n) float32 on the CPU. Returns when the result is there."""
         ...
 
+    def prepared(self, pixels: Tensor) -> Callable[[], None]:
+        """A call that runs once on `pixels`, which already lie on the device, into a buffer there: nothing is copied from or
+        to the host, and on a GPU the work is enqueued on torch's current stream, not waited for."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait for what was enqueued; on the CPU nothing is."""
+        ...
+
 
 class TorchRunner:
-    """A model in PyTorch. The model is moved to `device` and put in evaluation mode."""
+    """A model in PyTorch. The model is moved to `device` and put in evaluation mode.
 
-    def __init__(self, model: nn.Module, device: torch.device, *, name: str = "torch") -> None:
+    threads: set for the whole process whenever it runs (None: as they are).
+    """
+
+    def __init__(
+        self, model: nn.Module, device: torch.device, *, name: str = "torch", threads: int | None = None
+    ) -> None:
         self.name, self.device, self.model = name, device, model.to(device).eval()
+        self.threads = threads
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:
+        self._take_threads()
         out: Tensor = self.model(pixels.to(self.device))
         return out.float().cpu()
+
+    def prepared(self, pixels: Tensor) -> Callable[[], None]:
+        x = pixels.to(self.device)  # (B, 3, H, W)
+
+        @torch.inference_mode()
+        def run() -> None:
+            self._take_threads()
+            self.model(x)
+
+        return run
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _take_threads(self) -> None:
+        if self.threads is not None and self.threads != torch.get_num_threads():
+            torch.set_num_threads(self.threads)
+
+
+def compiled(model: nn.Module, device: torch.device, *, name: str, threads: int | None = None) -> TorchRunner:
+    """The same after torch.compile, which compiles when the first batch of a size comes. MachineError without a compiler."""
+    if device.type == "cpu" and not any(map(shutil.which, (environ.get("CXX", "g++"), "clang++"))):
+        raise MachineError("torch.compile needs a C++ compiler", fix="install g++, or leave --with torch-compile out")
+    runner = TorchRunner(model, device, name=name, threads=threads)
+    runner.model = torch.compile(runner.model, dynamic=False)  # type: ignore[assignment]
+    return runner
 
 
 class OnnxRuntimeRunner:
@@ -55,10 +105,18 @@ class OnnxRuntimeRunner:
     ) -> None:
         if not path.is_file():
             raise OutputError(f"there is no graph {path}", fix="erq-export MODEL --to onnx --out DIR writes one")
-        self.name = name
+        self.name, self.device = name, torch.device(DEVICE_OF.get(providers[0], "cpu"))
         self.session = session(path, threads=threads, optimize=optimize, providers=providers)
-        if (sides := (len(self.session.get_inputs()), len(self.session.get_outputs()))) != (1, 1):
+        if not one_of_each(self.session):
+            sides = len(self.session.get_inputs()), len(self.session.get_outputs())
             raise DataError(f"{path} has {sides[0]} inputs and {sides[1]} outputs, not one of each", fix="export again")
 
     def logits(self, pixels: Tensor) -> Tensor:
         return run_one(self.session, pixels.float())
+
+    def prepared(self, pixels: Tensor) -> Callable[[], None]:
+        return bound(self.session, pixels.float(), input_device(self.device))
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

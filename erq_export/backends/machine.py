@@ -1,5 +1,6 @@
 """Which CPU it ran on: its name and the instructions that decide how fast, and how exact, its integer products are."""
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,26 @@ def sums_may_saturate(cpuinfo: Path = CPUINFO) -> bool:
     """Whether ONNX Runtime may add pairs of uint8 · int8 products in 16 bits here: an x64 CPU without VNNI or AMX, and
     every CPU whose flags are not known. Source: docs/backends.md, "ONNX Runtime and VNNI"."""
     return not any(flag in _flags(_first_core(cpuinfo)) for flag in SUMS_OF_32_BITS)
+
+
+def cores() -> tuple[int, ...]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def cpu_mhz(cpuinfo: Path = CPUINFO) -> tuple[float, ...]:
+    """The clock of every core now, as Linux's /proc/cpuinfo tells it on x64; nothing elsewhere."""
+    if not cpuinfo.is_file():
+        return ()
+    lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+    return tuple(float(value) for key, _, value in lines if key.strip() == "cpu MHz")
+
+
+def load_average() -> float | None:
+    """Processes that wanted to run, mean of the last minute; None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _first_core(cpuinfo: Path) -> dict[str, str]:

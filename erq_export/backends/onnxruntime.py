@@ -1,6 +1,6 @@
 """ONNX Runtime: sessions with exact sums, and the options that make them so."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from erq_export.backends.machine import sums_may_saturate
 from erq_export.contract.errors import DataError, MachineError
 
 CPU = ("CPUExecutionProvider",)
+CUDA = ("CUDAExecutionProvider", *CPU)  # what a provider lacks runs on the next
+TENSORRT = ("TensorrtExecutionProvider", *CUDA)
+DEVICE_OF = {CUDA[0]: "cuda", TENSORRT[0]: "cuda"}  # of a session's first provider; the CPU otherwise
 
 
 # Int8 quantizers become uint8 ones there, and carry their old output type where a Reshape or Transpose follows, as in
@@ -61,7 +64,7 @@ def session(
         options.add_session_config_entry(f"{key}_min_size_in_bytes", "1024")
     source = model if isinstance(model, bytes) else str(model)
     try:
-        made = ort.InferenceSession(source, options, providers=list(providers), disabled_optimizers=list(DISABLED))
+        made = ort.InferenceSession(source, options, providers=_set(providers), disabled_optimizers=list(DISABLED))
     except Exception as e:  # its exception classes share no base but this one
         what = "a piece of the graph" if isinstance(model, bytes) else str(model)
         raise DataError(
@@ -71,6 +74,14 @@ def session(
     if made.get_providers()[0] != providers[0]:  # it falls back to the CPU with no more than a warning
         raise MachineError(f"onnxruntime cannot start {providers[0]} here", fix=f"it can start {CPU[0]}")
     return made
+
+
+def _set(providers: Sequence[str]) -> list[Any]:
+    """The providers with their options: those of a GPU work on torch's stream, so that torch's events time them."""
+    if not any(provider in DEVICE_OF for provider in providers):
+        return list(providers)
+    stream = {"user_compute_stream": str(torch.cuda.current_stream().cuda_stream)}
+    return [(provider, stream) if provider in DEVICE_OF else provider for provider in providers]
 
 
 def session_options(*, threads: int | None = None, optimize: bool = True) -> Any:
@@ -107,3 +118,28 @@ def run_one(session: Any, x: Tensor) -> Tensor:
     (given,) = session.get_inputs()
     (found,) = run(session, {given.name: x}).values()
     return found
+
+
+def one_of_each(session: Any) -> bool:
+    """Has it one input and one output?"""
+    return (len(session.get_inputs()), len(session.get_outputs())) == (1, 1)
+
+
+def input_device(device: torch.device) -> tuple[str, int]:
+    """As io binding names it."""
+    return device.type, device.index or 0
+
+
+def bound(session: Any, x: Tensor, device: tuple[str, int]) -> Callable[[], None]:
+    """A call that runs the session on `x`, copied to the device now, into one buffer there; on a GPU it is only enqueued.
+
+    The first run, which finds the output's shape, happens here. DataError where the graph does not take what it is fed.
+    """
+    ort, result = onnxruntime(), run_one(session, x)
+    (given,), (found,) = session.get_inputs(), session.get_outputs()
+    binding = session.io_binding()
+    binding.bind_ortvalue_input(given.name, ort.OrtValue.ortvalue_from_numpy(x.cpu().contiguous().numpy(), *device))
+    binding.bind_ortvalue_output(found.name, ort.OrtValue.ortvalue_from_numpy(result.numpy(), *device))
+    options = ort.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return lambda: session.run_with_iobinding(binding, options)

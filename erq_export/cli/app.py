@@ -17,6 +17,7 @@ MAIN = "run"
 COMMANDS: dict[str, str] = {
     MAIN: "erq_export.cli.run:run",
     "build": "erq_export.cli.stages:build",
+    "bench": "erq_export.cli.bench:bench",
     "validate": "erq_export.cli.stages:validate",
     "inspect": "erq_export.cli.stages:inspect",
     "check": "erq_export.cli.check:check",

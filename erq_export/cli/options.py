@@ -12,8 +12,13 @@ from erq_export.contract.records import Spec, choices, hints, meta
 from erq_export.contract.spec import Bits
 
 Command = Callable[..., Any]
-FLAGS = {"pretrained": "--pretrained/--no-pretrained"}
-NAMES = {"targets": "--to", "options": "-O", "model_args": "--model-arg"}  # where a field is typed under another name
+FLAGS = {"pretrained": "--pretrained/--no-pretrained", "bench": "--bench"}
+NAMES = {
+    "targets": "--to",
+    "options": "-O",
+    "model_args": "--model-arg",
+    "also": "--with",
+}  # where a field is typed under another name
 PAIRS = ("model_args", "preprocess", "options")
 
 
@@ -35,7 +40,7 @@ def _option(spec: type[Spec], name: str) -> Callable[[Command], Command]:
     many = name in PAIRS or isinstance(default, tuple)
     known = choices(annotation)
     if name in FLAGS:
-        return click.option(words, name, default=None, help=said)
+        return click.option(words, name, is_flag=True, default=None, help=said)
     if default not in (None, (), {}) and default is not REQUIRED:
         shown = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
         said = f"{said} [default: {shown}]"
@@ -90,7 +95,7 @@ def _metavar(name: str, annotation: Any, known: tuple[str, ...]) -> str | None:
     for kind, word in ((Bits, "w4a4"), (int, "N"), (float, "X")):
         if kind in _kinds(annotation):
             return word
-    return {"checkpoint": "FILE", "class_map": "FILE", "data": "DIR", "val": "DIR"}.get(name)
+    return {"checkpoint": "FILE", "class_map": "FILE", "data": "DIR", "val": "DIR", "against": "FILE"}.get(name)
 
 
 def _kinds(annotation: Any) -> set[Any]:

@@ -17,7 +17,7 @@ GROUPS: dict[str, tuple[type[Spec], tuple[str, ...]]] = {
     "Data": (DataSpec, ("data", "calib", "seed", "val", "class_map", "val_images")),
     "Quantization": (MethodSpec, ("bits", "method", "options")),
     "Deployment": (DeploySpec, ("targets", "attention", "pack", "capability", "max_batch")),
-    "Checks": (EvaluateSpec, ("compare", "seeds", "max_drop", "min_agreement", "max_logit_error")),
+    "Checks": (EvaluateSpec, ("compare", "seeds", "max_drop", "min_agreement", "max_logit_error", "bench")),
 }
 MORE = {"Quantization": ("--published",)}
 OUTPUT = ("--out", "--overwrite", "--store", "--no-store", "--device", "--help")

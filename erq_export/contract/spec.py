@@ -270,6 +270,9 @@ class EvaluateSpec(Spec, frozen=True, kw_only=True):
             extra={"fix": "a number from 0; 0.1 is a tenth of the logits' size"},
         ),
     ] = None
+    bench: Annotated[
+        bool, Meta(description="time every graph and engine beside its float twin, as erq-export bench OUT does")
+    ] = False
 
     @property
     def compares(self) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from erq_export import __version__
 from erq_export.contract.accuracy import Accuracy
+from erq_export.contract.bench import Bench, BenchSpec
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.cost import StageCost
 from erq_export.contract.engine import EngineRecord
@@ -29,6 +30,7 @@ from erq_export.contract.report import (
 )
 from erq_export.contract.targets import deployable, named
 from erq_export.data.held_out import Images
+from erq_export.flow import bench
 from erq_export.flow.ablation import price
 from erq_export.flow.artifacts import Artifact, read_engine
 from erq_export.flow.compare import compare
@@ -65,6 +67,7 @@ class Measured:
     parity: dict[str, ParityReport] = field(default_factory=dict)
     engines: dict[str, EngineRecord] = field(default_factory=dict)
     latency: Latency | None = None
+    bench: Bench | None = None
 
     def engine_problems(self) -> list[str]:
         return [f"{name}: {p}" for name, record in self.engines.items() for p in record.problems]
@@ -154,6 +157,19 @@ def measure(work: Work, path: Path, made: Made) -> Measured:
     if "onnx" in made.graphs:
         with work.stage("latency"):
             found.latency = latency(work, made.graphs["onnx"], data.pixels[:LATENCY_BATCH])
+    if made.graphs and job.evaluate.bench:
+        with work.stage("bench"):
+            found.bench = bench.measure(
+                bench.Timed(
+                    stages=work.stages,
+                    model=work.model,
+                    bundle=made.bundle,
+                    out=OutputFolder(path),
+                    targets=tuple(made.graphs),
+                ),
+                work.ui,
+                BenchSpec(),
+            )
     return found
 
 

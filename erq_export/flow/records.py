@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+from erq_export.contract.bench import Bench
 from erq_export.contract.bundle import BundleDescription
 from erq_export.contract.engine import EngineRecord
 from erq_export.contract.errors import OutputError
@@ -19,6 +20,7 @@ from erq_export.flow.stages import Figure
 from erq_export.flow.store.record import EntryRecord
 
 FILES: dict[str, type[FileRecord]] = {
+    "bench": Bench,
     "bundle": BundleDescription,
     "engine": EngineRecord,
     "figures": Figure,

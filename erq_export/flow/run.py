@@ -13,12 +13,13 @@ from erq_export.backends.machine import processor, versions
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.files import write_bytes, write_text
-from erq_export.contract.output.folder import REPORTS, OutputFolder
+from erq_export.contract.output.folder import BENCHES, REPORTS, OutputFolder
 from erq_export.contract.output.writing import Writing
 from erq_export.contract.records import encode, plain_of
 from erq_export.contract.report import Report
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import deployable, named
+from erq_export.flow import bench
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin, check_cost
 from erq_export.flow.job import Job, RunRecord, absolute
@@ -106,7 +107,7 @@ def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> Report:
         graphs={name: Artifact.at(folder.target(name)) for name in targets},
         engines={name: Artifact.at(folder.engine(name)) for name in targets if folder.has_engine(name)},
     )
-    with folder.resume(planned=REPORTS) as writing:
+    with folder.resume(planned=(*REPORTS, *BENCHES)) as writing:
         folder.check_as_written(writing.manifest, targets)
         return conclude(begin(job, ui, store), folder, writing, made)
 
@@ -117,11 +118,16 @@ def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made) -> 
     bundle, costs = made.bundle.read(Bundle.load), work.course.meter.stages
     report = measured.report(made.bundle, bundle, costs, machine=machine(), versions=version_of_packages())
 
+    timed = measured.bench or bench.kept(folder, made.bundle.content)
+
     def fill(staging: Path) -> None:
         written = OutputFolder(staging).report
         write_bytes(written, encode(report))
-        write_text(written.with_suffix(".md"), markdown(report))
         draw(report, written.with_suffix(".svg"))
+        if timed is None:
+            write_text(written.with_suffix(".md"), markdown(report))
+        else:
+            bench.fill(staging, timed, report)
 
     writing.place("", fill)
     writing.record(complete=True, timings=work.course.meter.stages)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from erq_export.contract.bench import Bench
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.report import Report
 from erq_export.validate.report import tables
@@ -71,6 +72,13 @@ class Terminal:
         for sentence in report.headline:
             self.console.print(f"- {sentence}", markup=False)
         self.files(OutputFolder(out))
+
+    def bench(self, found: Bench) -> None:
+        """A benchmark: its table, and what it means."""
+        self.table(f"{found.model} {found.bits} on {found.processor}", *tables.bench(found.lines))
+        self.console.print(tables.BENCH_LEGEND)
+        for sentence in (*found.notes, *(f"PROBLEM: {text}" for text in found.problems)):
+            self.console.print(f"- {sentence}", markup=False)
 
     def files(self, out: OutputFolder) -> None:
         """Every file of a run with its size."""

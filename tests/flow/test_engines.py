@@ -1,4 +1,4 @@
-"""An engine is loaded where its record fits file, graph, version and GPU; else the refusal says what is other and what to type."""
+"""An engine is loaded where its record fits file, graph, version and GPU; else the refusal says what differs and what to type."""
 
 import hashlib
 import shutil

@@ -3,6 +3,7 @@
 import json
 
 from erq_export.contract.accuracy import Accuracy, ClassDrop, Judged, Paired, Share
+from erq_export.contract.bench import Bench, BenchSpec, GpuState, Line, Speedup, State
 from erq_export.contract.bundle import BundleDescription, DataFingerprint
 from erq_export.contract.cost import StageCost
 from erq_export.contract.engine import Batch, EngineRecord, Gpu, PlanSummary
@@ -299,6 +300,56 @@ def report() -> Report:
     )
 
 
+def line(**changes: object) -> Line:
+    """One of ours on a CPU, a tenth faster than its twin."""
+    given = {
+        "subject": "onnx",
+        "runner": "onnxruntime",
+        "role": "ours",
+        "device": "cpu",
+        "batch": 1,
+        "threads": 2,
+        "inputs": "resident",
+        "samples": 10,
+        "warm_up": 5,
+        "settled": True,
+        **{"p50_ms": 1.0, "p90_ms": 1.5, "p99_ms": 2.0, "mean_ms": 1.25, "min_ms": 0.5, "images_per_s": 1000.0},
+        "bytes": 1200,
+        "device_mib": 3.5,
+        "products": {"u8": 1, "f32": 2},
+        "logits_error": 1e-6,
+        "speedup": Speedup(than="float32 in onnxruntime", median=1.125, low=1.0625, high=1.25),
+    }
+    return Line(**given | changes)  # type: ignore[arg-type]
+
+
+def bench(*lines: Line, **changes: object) -> Bench:
+    gpu = GpuState(
+        name="a GPU", sm_mhz=1500, memory_mhz=9000, power_w=300.5, temperature_c=80, throttled=("power cap",)
+    )
+    state = State(cpu_mhz=(2500.0, 2600.5), load=0.5, gpus=(gpu,))
+    twin = line(subject="float32", role="twin", speedup=None, products={}, logits_error=None)
+    given = {
+        "erq_export": "0.1.0",
+        "bundle_sha256": SHA256,
+        "model": IDENTITY.timm_name,
+        "bits": Bits(w=4, a=4),
+        "attention": "fp16",
+        "asked": BenchSpec(threads=(2,), also=("torch",), against="theirs.onnx", require_speedup=1.5),
+        "processor": "a CPU",
+        "cores": (0, 1),
+        "vnni": True,
+        "versions": {"torch": "2.11.0"},
+        "before": state,
+        "after": state,
+        "lines": lines or (twin, line()),
+        "skipped": {"onnx in torch-cuda": "no GPU"},
+        "notes": ("A note.",),
+        "problems": ("too slow",),
+    }
+    return Bench(**given | changes)  # type: ignore[arg-type]
+
+
 def run_manifest() -> RunManifest:
     files = tuple(OwnedFile(path=path, bytes=5, sha256=SHA256) for path in ("run.json", "bundle/bundle.json"))
     placing = Placement(
@@ -335,6 +386,7 @@ def store_entry() -> EntryRecord:
 def every_file() -> dict[type[FileRecord], FileRecord]:
     """An example of each."""
     examples = (
+        bench(),
         description(),
         run_record(),
         manifest(),

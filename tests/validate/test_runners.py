@@ -1,5 +1,6 @@
 """Runners: the same logits from PyTorch and from ONNX Runtime, and a plain word where they cannot run."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from erq_export.backends import onnxruntime as backend
 from erq_export.backends.machine import processor, sums_may_saturate
 from erq_export.backends.onnxruntime import EXACT_SUMS, run_one, session, session_options
+from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import DataError, MachineError, OutputError
+from erq_export.contract.targets import named
 from erq_export.exporters.onnx.trace import trace
-from erq_export.validate.runners import OnnxRuntimeRunner, Runner, TorchRunner
+from erq_export.exporters.onnx.write import lowered, marker_graph, save
+from erq_export.flow.stages import origin
+from erq_export.validate.openvino_runner import OpenVinoRunner
+from erq_export.validate.runners import OnnxRuntimeRunner, Runner, TorchRunner, compiled
 
 SIZE = (3, 8, 8)
 CPU = torch.device("cpu")
@@ -174,3 +181,79 @@ def test_full_range_sums_are_exact_on_any_cpu() -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
     x = torch.full((2, 4, k), 255.0)
     assert torch.equal(run_one(session(model.SerializeToString()), x), x @ torch.from_numpy(w).float())
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_prepared_run_reads_the_pixels_it_was_given_and_reuses_its_buffers(
+    model: nn.Module, graph: Path, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    runner, seen = OnnxRuntimeRunner(graph, threads=1), []
+    bind = backend.onnxruntime().OrtValue.ortvalue_from_numpy
+
+    def noted(array: np.ndarray, *device: object) -> object:
+        seen.append(bind(array, *device))
+        return seen[-1]
+
+    monkeypatch.setattr(backend.onnxruntime().OrtValue, "ortvalue_from_numpy", noted)
+    run = runner.prepared(images(n))
+    given, found = seen
+    for _ in range(2):
+        run()
+        runner.synchronize()
+    assert len(seen) == 2
+    assert np.array_equal(given.numpy(), images(n).numpy())
+    torch.testing.assert_close(torch.from_numpy(found.numpy()), model(images(n)), rtol=0, atol=64 * 2**-24)
+
+
+def test_a_torch_runner_takes_its_threads_when_it_runs(model: nn.Module) -> None:
+    before = torch.get_num_threads()
+    try:
+        runner = TorchRunner(model, CPU, threads=before + 1)
+        assert torch.get_num_threads() == before
+        runner.prepared(images(1))()
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_gives_the_same_logits() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.ReLU()).eval()
+    assert torch.equal(compiled(copy.deepcopy(model), CPU, name="compiled").logits(images(2)), model(images(2)))
+
+
+def test_openvino_runs_the_same_graph(model: nn.Module, graph: Path) -> None:
+    pytest.importorskip("openvino")
+    runner: Runner = OpenVinoRunner(graph, threads=1)
+    for n in (2, 1):
+        torch.testing.assert_close(runner.logits(images(n)), model(images(n)), rtol=0, atol=64 * 2**-24)
+    runner.prepared(images(3))()
+    assert torch.equal(runner.logits(images(3)), runner.logits(images(3)))
+    assert set(runner.products) == {"f32"}  # type: ignore[attr-defined]
+
+
+def test_openvino_refuses_what_is_no_graph_in_words(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(DataError, match="OpenVINO refuses"):
+        OpenVinoRunner(tmp_path / "model.onnx")
+
+
+def test_openvino_runs_a_quantized_graph_in_integers_and_gives_onnxruntimes_logits(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """Every product is reported u8; codes are equal, so logits differ by the order of float sums alone."""
+    pytest.importorskip("openvino")
+    lowered_graph, _ = lowered(marker_graph(bundle.deployed()), named("onnx"), origin(bundle, "0" * 64), pack="int8")
+    save(lowered_graph, tmp_path / "model.onnx")
+    theirs, ours = OpenVinoRunner(tmp_path / "model.onnx", threads=1), OnnxRuntimeRunner(tmp_path / "model.onnx")
+    pixels = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert theirs.products["u8"] >= len(bundle.layers)
+    torch.testing.assert_close(theirs.logits(pixels), ours.logits(pixels), rtol=0, atol=2e-6)
+
+
+def test_without_openvino_its_installation_is_named(monkeypatch: pytest.MonkeyPatch, graph: Path) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MachineError, match="openvino cannot be imported") as caught:
+        OpenVinoRunner(graph)
+    assert "erq-export[openvino]" in caught.value.fix

@@ -4,10 +4,15 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from erq_export.contract.accuracy import Accuracy, Share
+from erq_export.contract.bench import Line
 from erq_export.contract.cost import StageCost
 from erq_export.contract.parity import in_words
 from erq_export.contract.report import ComparisonRow, Figures, PriceRow, Report
 
+BENCH_LEGEND = (
+    "Measured in turns; ratios within a round, with their 95 % bootstrap interval; n: rounds, * where times had not settled "
+    "before them; MiB of the file."
+)
 Table: TypeAlias = tuple[tuple[str, ...], list[list[str]]]  # head, rows
 
 
@@ -74,6 +79,39 @@ def price(rows: Sequence[PriceRow]) -> Table:
 def stages(costs: Sequence[StageCost]) -> Table:
     """What each stage of the run cost."""
     return ("stage", "wall s", "peak MiB"), [[s.name, f"{s.wall_s:.1f}", f"{s.peak_mib:.0f}"] for s in costs]
+
+
+def bench(lines: Sequence[Line]) -> Table:
+    """One line a runner, batch and number of threads; `inputs` tells where the pixels lay."""
+    head = (
+        "what",
+        "batch",
+        "threads",
+        "inputs",
+        "p50 ms",
+        "p90",
+        "p99",
+        "images/s",
+        "times as fast (95 %)",
+        "n",
+        "MiB",
+    )
+    return head, [
+        [
+            line.name,
+            str(line.batch),
+            str(line.threads or ""),
+            line.inputs,
+            f"{line.p50_ms:.3f}",
+            f"{line.p90_ms:.3f}",
+            f"{line.p99_ms:.3f}",
+            f"{line.images_per_s:.1f}",
+            "twin" if line.speedup is None else line.speedup.told,
+            str(line.samples) + "*" * (not line.settled),
+            "" if line.bytes is None else f"{line.bytes / 2**20:.1f}",
+        ]
+        for line in lines
+    ]
 
 
 def layers(report: Report) -> Table:

@@ -18,6 +18,7 @@ from .trouble import told
 from .writing import Writing, changed_since, in_the_way, not_ours, settle, sweep
 
 CALIBRATED = ("bundle/bundle.json", "bundle/tensors.safetensors", "run.json")
+BENCHES = ("bench.json", "bench.svg")
 REPORTS = ("report.json", "report.md", "report.svg")
 OF_A_TARGET = (
     *("model.onnx", "model.onnx.data", "manifest.json"),
@@ -85,7 +86,7 @@ class OutputFolder:
 
     def planned(self, targets: Iterable[str]) -> tuple[str, ...]:
         """The files that a run for these targets may write, relative to the folder."""
-        return (*CALIBRATED, *self.planned_for(targets), *REPORTS)
+        return (*CALIBRATED, *self.planned_for(targets), *REPORTS, *BENCHES)
 
     def planned_for(self, targets: Iterable[str], *, twin: bool = False) -> tuple[str, ...]:
         """Those of graphs and engines alone; twin: the float model's too."""

@@ -1,0 +1,61 @@
+"""What NVIDIA's management library says of the GPUs now: clocks, power, temperature, and why clocks are held down.
+
+Not yet run on a GPU.
+"""
+
+import importlib
+from typing import Any
+
+from erq_export.contract.bench import GpuState
+
+MILLI = 1e-3
+# Bits of "current clocks event reasons", by the end of their names in NVML; an idle GPU is not throttled.
+REASONS = {
+    "SwPowerCap": "power cap",
+    "HwSlowdown": "hardware slowdown",
+    "SwThermalSlowdown": "temperature",
+    "HwThermalSlowdown": "temperature (hardware)",
+    "HwPowerBrakeSlowdown": "power brake",
+    "SyncBoost": "sync boost",
+    "ApplicationsClocksSetting": "application clocks",
+}
+
+
+def gpu_states() -> tuple[GpuState, ...]:
+    """Of every GPU; none where the package nvidia-ml-py or the driver is not there."""
+    try:
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+    except ImportError:
+        return ()
+    except Exception as e:  # NVMLError, which only the package knows
+        if type(e).__module__.partition(".")[0] != "pynvml":
+            raise
+        return ()
+    try:
+        return tuple(_state(nvml, nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(nvml.nvmlDeviceGetCount()))
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _state(nvml: Any, gpu: Any) -> GpuState:
+    name = nvml.nvmlDeviceGetName(gpu)
+    return GpuState(
+        name=name.decode() if isinstance(name, bytes) else str(name),
+        sm_mhz=nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+        memory_mhz=nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+        power_w=MILLI * nvml.nvmlDeviceGetPowerUsage(gpu),
+        temperature_c=nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+        throttled=_reasons(nvml, gpu),
+    )
+
+
+def _reasons(nvml: Any, gpu: Any) -> tuple[str, ...]:
+    """NVML renamed "throttle" to "event"; the old names serve where the new ones are not there."""
+    for word in ("Event", "Throttle"):
+        ask = getattr(nvml, f"nvmlDeviceGetCurrentClocks{word}Reasons", None)
+        if ask is not None:
+            bits = ask(gpu)
+            names = {end: f"nvmlClocks{word}Reason{end}" for end in REASONS}
+            return tuple(REASONS[end] for end, name in names.items() if bits & getattr(nvml, name, 0))
+    return ()

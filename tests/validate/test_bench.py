@@ -1,0 +1,186 @@
+"""Contests on a simulated machine: who enters, which lines come of it, and when the gate closes."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import reports
+import torch
+from simulated_runners import Machine
+
+from erq_export.contract.bench import BenchSpec, Line, Speedup
+from erq_export.contract.errors import DataError, MachineError, SpeedError
+from erq_export.contract.records import decode, encode
+from erq_export.validate.bench import Entrant, contest, enter, gate, raise_gate
+from erq_export.validate.contestants import KINDS, Kind, Subject
+from erq_export.validate.report.bench_chart import draw
+from erq_export.validate.report.bench_words import notes
+from erq_export.validate.report.markdown import markdown
+from erq_export.validate.runners import Runner
+
+SIZE = (3, 2, 2)
+
+
+def lacking() -> None:
+    raise MachineError("no such thing here", fix="buy one")
+
+
+def kind(machine: Machine, ms: dict[str, float], check: Callable[[], None] = lambda: None) -> Kind:
+    def make(subject: Subject, threads: int, name: str) -> Runner:
+        return machine.runner(name, ms[subject.name])
+
+    return Kind(takes="graph", device="cpu", check=check, make=make, always=True)
+
+
+def subjects(**roles: str) -> list[Subject]:
+    return [Subject(name=name, takes="graph", role=role) for name, role in roles.items()]  # type: ignore[arg-type]
+
+
+def lines(machine: Machine, twin: float, ours: float, **asked: object) -> list[Line]:
+    kinds = {"simulator": kind(machine, {"float32": twin, "onnx": ours})}
+    entry = enter(subjects(float32="twin", onnx="ours"), (), kinds=kinds)
+    spec = BenchSpec(**{"batch": (1, 4), "samples": 60, "seconds": 3600.0} | asked)  # type: ignore[arg-type]
+    return list(contest(entry.by_device["cpu"], spec, SIZE, threads=1, clock=machine.clock))
+
+
+def test_every_batch_has_a_line_for_each_runner_and_place_of_the_inputs() -> None:
+    found = lines(Machine(), 2.0, 1.0)
+    assert [(line.subject, line.batch, line.inputs) for line in found] == [
+        (subject, batch, inputs)
+        for batch in (1, 4)
+        for inputs in ("resident", "host")
+        for subject in ("float32", "onnx")
+    ]
+    twin, ours = found[4:6]
+    assert (twin.p50_ms, twin.speedup, twin.images_per_s) == (8.0, None, pytest.approx(500.0))
+    assert ours.speedup == Speedup(than="float32 in simulator", median=2.0, low=2.0, high=2.0)
+    assert (ours.p50_ms, ours.samples, ours.settled) == (4.0, 60, True)
+
+
+def test_a_kind_that_is_missing_is_skipped_with_its_reason_unless_it_was_asked_for() -> None:
+    machine = Machine()
+    kinds = {"here": kind(machine, {"x": 1.0}), "missing": kind(machine, {"x": 1.0}, lacking)}
+    entry = enter(subjects(x="twin"), (), kinds=kinds)
+    assert [e.name for e in entry.by_device["cpu"]] == ["x in here"]
+    assert entry.skipped == {"x in missing": "no such thing here"}
+    with pytest.raises(MachineError, match="no such thing"):
+        enter(subjects(x="twin"), ("missing",), kinds=kinds)
+
+
+def test_an_engine_that_nothing_executes_is_skipped_in_words() -> None:
+    entry = enter([Subject(name="tensorrt engine", takes="engine", role="ours")], (), kinds={})
+    assert "no runner executes engines" in entry.skipped["tensorrt engine"]
+
+
+def test_a_kind_for_engines_is_one_row_and_takes_them() -> None:
+    machine, engine = Machine(), Subject(name="tensorrt engine", takes="engine", role="ours")
+    row = Kind(takes="engine", device="cuda", check=lambda: None, make=lambda s, t, name: machine.runner(name, 1.0))
+    entry = enter([*subjects(x="twin"), engine], (), kinds={"graphs": kind(machine, {"x": 1.0}), "engines": row})
+    assert {device: [e.name for e in found] for device, found in entry.by_device.items()} == {
+        "cpu": ["x in graphs"],
+        "cuda": ["tensorrt engine in engines"],
+    }
+
+
+@pytest.mark.parametrize(("ours", "factor", "closed"), [(1.0, 1.9, False), (1.0, 2.1, True), (2.2, 1.0, True)])
+def test_the_gate_closes_where_the_interval_does_not_show_the_factor(ours: float, factor: float, closed: bool) -> None:
+    problems = gate(lines(Machine(noise=0.05), 2.0, ours), factor)
+    assert bool(problems) == closed
+    if closed:
+        with pytest.raises(SpeedError) as caught:
+            raise_gate(problems)
+        assert caught.value.exit_code == 7
+    else:
+        raise_gate(problems)
+
+
+def test_the_lower_end_counts_not_the_median() -> None:
+    found = lines(Machine(noise=0.8), 2.0, 1.0, samples=40, batch=(1,))
+    ours = next(line for line in found if line.speedup is not None)
+    assert ours.speedup is not None
+    assert ours.speedup.low < ours.speedup.median
+    between = (ours.speedup.low + ours.speedup.median) / 2
+    assert gate(found, between)
+    assert not gate(found, ours.speedup.low * 0.999)
+
+
+def test_a_foreign_line_and_one_from_the_host_are_not_judged() -> None:
+    slow = Speedup(than="float32 in onnxruntime", median=0.5, low=0.4, high=0.6)
+    own = reports.line()
+    for other in (reports.line(role="foreign", speedup=slow), reports.line(inputs="host", speedup=slow)):
+        assert gate([own, other], 1.0) == []
+    assert gate([reports.line(role="foreign")], 1.0)  # nothing of ours: nothing is shown
+    assert gate([own, reports.line(runner="openvino", speedup=slow)], 1.0) == []  # its twin runs elsewhere
+
+
+class Refusing:
+    name, device = "refusing", torch.device("cpu")
+
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise DataError("another shape", fix="export again")
+
+
+@pytest.mark.parametrize("role", ["foreign", "ours"])
+def test_a_graph_of_another_input_is_refused_by_its_name(role: str) -> None:
+    refusing = Kind(takes="graph", device="cpu", check=lambda: None, make=lambda *_: Refusing())  # type: ignore[arg-type,return-value]
+    (subject,) = subjects(**{"theirs.onnx": role})
+    entrants = [Entrant(subject=subject, kind="k", how=refusing)]
+    with pytest.raises(DataError) as caught:
+        list(contest(entrants, BenchSpec(), SIZE, threads=1))
+    assert ("--against theirs.onnx" in caught.value.problem) == (role == "foreign")
+
+
+def test_every_kind_of_the_table_is_a_word_of_with() -> None:
+    for name in KINDS:
+        assert BenchSpec(also=(name,)).also == (name,)
+
+
+LOST = Speedup(than="float32 in onnxruntime", median=0.9, low=0.8, high=1.1)
+
+
+@pytest.mark.parametrize(
+    ("line", "changes", "says"),
+    [
+        ({"speedup": LOST}, {"vnni": False}, "no instruction for integer products"),
+        ({"speedup": LOST}, {"attention": "fp16"}, "--attention int8"),
+        ({"speedup": LOST}, {}, "batch of one gives each product too few rows"),
+        ({"settled": False}, {}, "1 of 1 lines had not settled"),
+        ({}, {}, "w4a8 is as fast as w4a4 and more accurate"),
+        ({}, {}, "1 of 3 products in integers"),
+        ({}, {}, "held its clocks down before the measurement: power cap"),
+        ({}, {}, "Not run: onnx in torch-cuda: no GPU"),
+    ],
+)
+def test_notes_say_why_and_what_to_try(line: dict[str, object], changes: dict[str, object], says: str) -> None:
+    found = notes(reports.bench(reports.line(**line), **changes)).notes
+    assert [says in note for note in found].count(True) == 1, found
+
+
+def test_a_gpu_that_takes_a_larger_batch_in_the_same_time_waits_for_launches() -> None:
+    small = reports.line(device="cuda", speedup=LOST)
+    for ms, waits in ((1.2, True), (4.0, False)):
+        large = reports.line(device="cuda", batch=8, p50_ms=ms)
+        assert any("launched" in note for note in notes(reports.bench(small, large)).notes) == waits
+
+
+def test_nothing_is_said_to_have_lost_that_won() -> None:
+    said = " ".join(notes(reports.bench()).notes)
+    assert "Not shown" not in said
+    assert "--attention int8" not in said
+
+
+def test_the_report_has_a_section_and_a_picture(tmp_path: Path) -> None:
+    bench = decode(type(reports.bench()), encode(reports.bench()), source="bench.json")
+    page = markdown(reports.report(), bench, picture=draw(bench, tmp_path / "bench.svg"))
+    for text in ("## Speed", "1.12 × (1.06 … 1.25)", "![times as fast", "- A note.", "- PROBLEM: too slow"):
+        assert text in page
+    assert "<!-- onnx in onnxruntime, batch 1, 2 threads -->" in (tmp_path / "bench.svg").read_text()
+    assert "## Speed" not in markdown(reports.report())
+
+
+def test_without_matplotlib_no_picture_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert not draw(reports.bench(), tmp_path / "bench.svg")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,49 @@
+"""A graph in OpenVINO on the CPU: what else could run the graph of the target `onnx`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from erq_export.backends.openvino import compiled, products
+from erq_export.contract.errors import DataError
+
+
+class OpenVinoRunner:
+    """A graph with one input and one output. MachineError without the package, DataError where OpenVINO refuses the graph."""
+
+    def __init__(self, path: Path, *, threads: int | None = None, name: str = "openvino") -> None:
+        self.name, self.device = name, torch.device("cpu")
+        self.model = compiled(path, threads=threads)
+        self.products = products(self.model)
+        self._request = self.model.create_infer_request()
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        self._feed(pixels)
+        self._request.infer()
+        return torch.from_numpy(self._request.get_output_tensor().data.copy())
+
+    def prepared(self, pixels: Tensor) -> Callable[[], None]:
+        self._feed(pixels)
+        request = self._request
+
+        def run() -> None:
+            request.infer()
+
+        return run
+
+    def synchronize(self) -> None:
+        """Nothing is enqueued."""
+
+    def _feed(self, pixels: Tensor) -> None:
+        """The request's input is the memory of `pixels` itself: no copy."""
+        from erq_export.backends.openvino import openvino
+
+        array = pixels.float().contiguous().numpy()
+        try:
+            self._request.set_input_tensor(openvino().Tensor(array, shared_memory=True))
+        except RuntimeError as e:
+            raise DataError(
+                f"the graph does not take a batch of shape {tuple(pixels.shape)}", fix="another graph"
+            ) from e
