@@ -101,7 +101,7 @@ def _record_of(engine: Path, *, trust: bool) -> EngineRecord | None:
     try:
         return read(EngineRecord, path)
     except DataError as e:
-        raise EngineError(e.problem, fix=rebuild(engine)) from e
+        raise EngineError(e.problem, fix=f"move {path} away, then {rebuild(engine)}") from e
 
 
 def check_file(engine: Path, blob: bytes, record: EngineRecord) -> None:
@@ -113,7 +113,7 @@ def check_file(engine: Path, blob: bytes, record: EngineRecord) -> None:
         problem = f"{engine} is not the file that its record was written for: it was damaged or changed"
     else:
         return
-    raise EngineError(problem, fix=rebuild(engine, record))
+    raise EngineError(problem, fix=f"move {engine} away, then {rebuild(engine, record)}")
 
 
 def check_graph(engine: Path, graph: Path, record: EngineRecord, *, wanted: bool) -> None:
@@ -125,7 +125,7 @@ def check_graph(engine: Path, graph: Path, record: EngineRecord, *, wanted: bool
     if (found := graph_sha256(graph)) != record.graph_sha256:
         raise EngineError(
             f"{engine} was built from another graph than {graph}: {record.graph_sha256[:12]}…, not {found[:12]}…",
-            fix=rebuild(engine, record),
+            fix=f"{rebuild(engine, record)}; where the graph is not what the run wrote, move {graph} away first",
         )
 
 
