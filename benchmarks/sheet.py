@@ -26,13 +26,16 @@ FOLDER = Path(__file__).parent
 def words(doc: str | None, defaults: Mapping[str, Any], given: Sequence[str] | None = None) -> argparse.Namespace:
     """--out, --store and an option for each default, of its type.
 
-    A tuple's takes several words, True's is --no-NAME; None: a path, if one is wanted; Path itself: one that must be given.
+    A tuple's takes several words, True's is --no-NAME, False's takes none; None: a path, if one is wanted; Path itself: one
+    that must be given.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in ({"out": FOLDER / "results", "store": None} | dict(defaults)).items():
         word = name.replace("_", "-")
         if default is True:
             parser.add_argument(f"--no-{word}", dest=name, action="store_false")
+        elif default is False:
+            parser.add_argument(f"--{word}", action="store_true")
         elif default is None or default is Path:
             parser.add_argument(f"--{word}", type=Path, required=default is Path, metavar="PATH")
         else:
@@ -65,9 +68,9 @@ def start(main: Callable[[], None], *, threads: int | None = None) -> None:
         sys.exit(e.exit_code)
 
 
-def write(words: argparse.Namespace, name: str, report: page.Row) -> None:
-    """NAME.json and NAME.md."""
-    page.write(report, words.out, FOLDER / "pages" / f"{name}.md.j2")
+def write(words: argparse.Namespace, name: str, report: page.Row, *, called: str | None = None) -> None:
+    """NAME.json and NAME.md, or `called` in the place of NAME."""
+    page.write(report, words.out, FOLDER / "pages" / f"{name}.md.j2", called=called)
 
 
 def figures(results: list[dict[str, float]]) -> dict[str, page.Row]:

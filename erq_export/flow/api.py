@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from erq_export.backends.device import device_named
+from erq_export.contract.bench import Bench
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.errors import SpecError
@@ -28,13 +29,14 @@ from erq_export.data.given import Calibration, Given, calibration_from, gathered
 from erq_export.data.held_out import HeldOut, Images, Prepared
 from erq_export.data.images import ImageFolder
 from erq_export.data.sources import check_class_folders
+from erq_export.flow import bench as timing
 from erq_export.flow import run as flow
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin
-from erq_export.flow.job import Job, resolve
+from erq_export.flow.job import Job, read_run, resolve
+from erq_export.flow.places import Kept, Where, opened, shown
 from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
-from erq_export.flow.ui import SILENT, Ui
 from erq_export.models.limits import check_attention
 from erq_export.models.loading import n_classes
 from erq_export.models.own import Architecture, own_model
@@ -43,8 +45,6 @@ from erq_export.validate.metrics.accuracy import decide
 from erq_export.validate.runners import OnnxRuntimeRunner, TorchRunner
 
 Model = str | nn.Module
-Where = Literal["terminal"] | Ui | None
-Kept = Store | Path | str | bool | None
 PARITY_IMAGES = 4
 
 
@@ -105,8 +105,8 @@ def run(
         job, own = model, NOTHING_OWN
     else:
         job, own = _asked(model, bits, to, data, val, options, architecture, given)
-    with _opened(store) as kept:
-        return flow.run(job, Path(out), _shown(ui), store=kept, overwrite=overwrite, own=own, command=command)
+    with opened(store) as kept:
+        return flow.run(job, Path(out), shown(ui), store=kept, overwrite=overwrite, own=own, command=command)
 
 
 def calibrate(
@@ -129,8 +129,8 @@ def calibrate(
     The same job gives the same bytes as the command line.
     """
     job, own = _asked(model, bits, to, data, None, options, architecture, given)
-    with _opened(store) as kept:
-        work = begin(job, _shown(ui), kept, own)
+    with opened(store) as kept:
+        work = begin(job, shown(ui), kept, own)
         images = work.calibration_images(job.data.seed)
         return work.stages.bundle(work.model, images, job.quantization).read(Bundle.load)
 
@@ -153,7 +153,7 @@ def export(
     if found.operands:
         check_attention(attention_shapes(found), [to])
     folder = OutputFolder.named(str(out))
-    with _opened(store) as kept, _saved(found) as artifact, _writing(folder, folder.planned_for([to])) as writing:
+    with opened(store) as kept, _saved(found) as artifact, _writing(folder, folder.planned_for([to])) as writing:
         flow.place(writing, to, _stages(kept, ui).graph(artifact, to, pack))
     return Graph(target=to, path=Path(out) / to / "model.onnx")
 
@@ -171,7 +171,7 @@ def build(
     if row.package is None:
         raise SpecError(f"{graph.target} has no engine: its graph is what runs", fix='to="tensorrt-rtx" or "tensorrt"')
     out = OutputFolder(folder.parent)
-    with _opened(store) as kept, _writing(out, out.planned_for([graph.target])) as writing:
+    with opened(store) as kept, _writing(out, out.planned_for([graph.target])) as writing:
         asked = EngineSpec(batch=(1, min(8, max_batch), max_batch), capability=tuple(capability))
         engine = _stages(kept, ui).engine(Artifact.at(folder), row, asked)
         flow.place(writing, f"{graph.target}/engine", engine)
@@ -192,7 +192,7 @@ def validate(
     """
     found = bundle if isinstance(bundle, Bundle) else Bundle.load(Path(bundle))
     images = _held_out(data, found)
-    with _opened(store) as kept, _saved(found) as artifact:
+    with opened(store) as kept, _saved(found) as artifact:
         stages = _stages(kept, ui)
         pixels = next(iter(images.pixels()))[:PARITY_IMAGES]
         parity = stages.parity(artifact, Artifact.at(graph.path.parent), pixels, images.fingerprint)
@@ -201,6 +201,16 @@ def validate(
     labelled = images.labels is not None
     top1 = {"reference": reference.top1(), graph.target: onnx.top1()} if labelled else {}
     return Validation(parity=parity, n_images=len(images), agreement=reference.agreement(onnx), top1=top1)
+
+
+def bench(out: str | Path, *, store: Kept = None, ui: Where = None, **asked: Any) -> Bench:
+    """Time the run in the folder `out` in everything that this machine can run it in, beside its float twin.
+
+    asked: fields of `contract.bench.BenchSpec`, such as batch=(1, 8), threads=(1,), seconds=2.0, also=("torch",),
+    against="theirs.onnx", require_speedup=1.2. SpeedError where that is not shown, once everything is written.
+    """
+    with opened(store) as kept:
+        return timing.bench(read_run(Path(out)), Path(out), shown(ui), store=kept, asked=timing.spec(asked))
 
 
 def _asked(
@@ -247,18 +257,6 @@ def _prepared(data: Tensor | Iterable[Any]) -> Prepared:
 
 
 @contextmanager
-def _opened(store: Kept) -> Iterator[Store]:
-    """The store asked for; one that was given open stays open."""
-    if isinstance(store, Store):
-        yield store
-        return
-    path = None if store is None or store is True else store
-    made = Store.none() if path is False else Store.at(None if path is None else Path(path), explicit=path is not None)
-    with made:
-        yield made
-
-
-@contextmanager
 def _saved(bundle: Bundle) -> Iterator[Artifact]:
     """A bundle in memory as an artifact: equal bundles have equal contents, wherever they lie."""
     with tempfile.TemporaryDirectory(prefix="erq-export-") as folder:
@@ -272,19 +270,7 @@ def _writing(folder: OutputFolder, planned: Sequence[str]) -> AbstractContextMan
 
 
 def _stages(store: Store, ui: Where) -> Stages:
-    return Stages(store=store, ui=_shown(ui), device=device_named("cpu"))
+    return Stages(store=store, ui=shown(ui), device=device_named("cpu"))
 
 
-def _shown(ui: Where) -> Ui:
-    if ui is None:
-        return SILENT
-    if ui == "terminal":
-        from erq_export.flow.terminal import Terminal
-
-        return Terminal()
-    if isinstance(ui, str):
-        raise SpecError(f"ui={ui!r}", fix='ui="terminal", an object of your own, or nothing')
-    return ui
-
-
-__all__ = ["Engine", "Graph", "Job", "Validation", "build", "calibrate", "export", "run", "validate"]
+__all__ = ["Engine", "Graph", "Job", "Validation", "bench", "build", "calibrate", "export", "run", "validate"]

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,8 @@ from erq_export.contract.bench import BENCH, Bench, BenchSpec, Line, State
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import DataError, SpecError
 from erq_export.contract.output.folder import BENCHES, REPORTS, OutputFolder
-from erq_export.contract.records import encode, read
+from erq_export.contract.records import encode, hints, read
+from erq_export.contract.registry import unknown
 from erq_export.contract.report import Report
 from erq_export.contract.targets import deployable, named
 from erq_export.exporters.lint.load import parse
@@ -89,6 +91,13 @@ def bench(
     show(found)
     raise_gate(found.problems)
     return found
+
+
+def spec(asked: Mapping[str, Any]) -> BenchSpec:
+    """The spec of these fields; SpecError for a name that it does not have."""
+    if surplus := [name for name in asked if name not in hints(BenchSpec)]:
+        raise unknown("option of bench", surplus[0], hints(BenchSpec))
+    return BenchSpec(**asked)
 
 
 def measure(timed: Timed, ui: Ui, asked: BenchSpec, *, kinds: Mapping[str, Kind] = KINDS) -> Bench:

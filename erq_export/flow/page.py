@@ -32,8 +32,9 @@ def spread(figure: Row, form: str, deviation: str = "") -> str:
     return f"{figure['mean']:{form}} ± {figure['std']:{deviation or form}}"
 
 
-def write(report: Row, out: Path, template: Path) -> None:
-    """For a template NAME.md.j2, NAME.json with the report and NAME.md with the filled-in template in the folder `out`.
+def write(report: Row, out: Path, template: Path, *, called: str | None = None) -> None:
+    """For a template NAME.md.j2, NAME.json with the report and NAME.md with the filled-in template in the folder `out`;
+    `called` in the place of NAME.
 
     Templates have the filters `f` (Python's format), `spread` and `told`; a name that the report lacks is an error.
     """
@@ -42,7 +43,7 @@ def write(report: Row, out: Path, template: Path) -> None:
         loader=folder, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
     pages.filters |= {"f": format, "spread": spread, "told": told}
-    name = template.name.removesuffix(".md.j2")
+    name = called or template.name.removesuffix(".md.j2")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / f"{name}.json", dict(report))
     write_text(out / f"{name}.md", pages.get_template(template.name).render(report) + "\n")
