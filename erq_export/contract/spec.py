@@ -239,6 +239,9 @@ class DeploySpec(Spec, frozen=True, kw_only=True):
         return grid_rules(self.targets, int4_weights=self.pack == "int4")
 
 
+PER_CENT = {"fix": "per cent of the images, 0 to 100"}
+
+
 class EvaluateSpec(Spec, frozen=True, kw_only=True):
     """What is measured beside the run itself, and what must hold."""
 
@@ -258,10 +261,7 @@ class EvaluateSpec(Spec, frozen=True, kw_only=True):
     ] = None
     min_agreement: Annotated[
         Annotated[float, Meta(ge=0, le=100)] | None,
-        Meta(
-            description="fail (exit 4) if fewer per cent of the images have the float model's class",
-            extra={"fix": "per cent of the images, 0 to 100"},
-        ),
+        Meta(description="fail (exit 4) if fewer per cent of the images have the float model's class", extra=PER_CENT),
     ] = None
     max_logit_error: Annotated[
         Annotated[float, Meta(ge=0, le=1e6)] | None,
@@ -292,12 +292,3 @@ class Quantization(Spec, frozen=True, kw_only=True):
     options: dict[str, Scalar]
     attention: AttentionPrecision
     rules: GridRules
-
-
-def check_pack(deploy: DeploySpec, bits: Bits) -> None:
-    """SpecError where the weights have more bits than the packed form holds."""
-    if deploy.pack == "int4" and bits.w > PACKED_BITS:
-        raise SpecError(
-            f"--pack int4 with --bits {bits}: {bits.w} bits do not fit 4",
-            fix=f"--pack int8, or at most {PACKED_BITS} weight bits",
-        )

@@ -13,7 +13,16 @@ from erq_export.contract.device_name import check_device_name
 from erq_export.contract.errors import SpecError
 from erq_export.contract.records import FileRecord, Scalar, Spec, checked_value, hints, read
 from erq_export.contract.registry import unknown
-from erq_export.contract.spec import DataSpec, DeploySpec, EvaluateSpec, MethodSpec, ModelSpec, Quantization, check_pack
+from erq_export.contract.spec import (
+    PACKED_BITS,
+    Bits,
+    DataSpec,
+    DeploySpec,
+    EvaluateSpec,
+    MethodSpec,
+    ModelSpec,
+    Quantization,
+)
 from erq_export.contract.targets import deployable
 from erq_export.models.aliases import ALIASES, paper_ridge
 from erq_export.models.arguments import checked
@@ -181,3 +190,12 @@ def _check_asked(explicit: Mapping[str, Scalar], options: Options, deploy: Deplo
 def read_run(out: Path) -> Job:
     """The job of the run that a folder holds. DataError where it holds none that this version reads."""
     return read(RunRecord, out / "run.json").job
+
+
+def check_pack(deploy: DeploySpec, bits: Bits) -> None:
+    """SpecError where the weights have more bits than the packed form holds."""
+    if deploy.pack == "int4" and bits.w > PACKED_BITS:
+        raise SpecError(
+            f"--pack int4 with --bits {bits}: {bits.w} bits do not fit 4",
+            fix=f"--pack int8, or at most {PACKED_BITS} weight bits",
+        )

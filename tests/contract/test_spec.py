@@ -24,9 +24,9 @@ from erq_export.contract.spec import (
     EvaluateSpec,
     MethodSpec,
     ModelSpec,
-    check_pack,
 )
 from erq_export.contract.targets import TARGETS, deployable, grid_rules, named
+from erq_export.flow.job import check_pack
 from erq_export.models.aliases import paper_ridge
 
 W4A4 = Bits(w=4, a=4)
