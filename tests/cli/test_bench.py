@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from command_line import MODEL, QUICK, Erq, write_images
 from onnx import TensorProto, helper
 
+import erq_export
 from erq_export.cli.app import app
 from erq_export.contract.bench import Bench, BenchSpec
-from erq_export.contract.errors import MachineError
+from erq_export.contract.errors import MachineError, SpecError
 from erq_export.contract.records import read
 from erq_export.flow import bench as flow
 from erq_export.flow import measure
@@ -200,3 +201,13 @@ def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runners.shutil, "which", lambda _: None)
     with pytest.raises(MachineError, match=r"C\+\+ compiler"):
         runners.compiled(torch.nn.Identity(), torch.device("cpu"), name="x")
+
+
+def test_python_calls_the_same(out: Path) -> None:
+    found = erq_export.bench(out, batch=(2,), samples=10, seconds=0.05, threads=(1,))
+    assert found == read(Bench, out / "bench.json")
+    assert {line.batch for line in found.lines} == {2}
+    with pytest.raises(SpecError, match="option of bench 'batchs'"):
+        erq_export.bench(out, batchs=(2,))
+    with pytest.raises(SpecError, match="--batch"):
+        erq_export.bench(out, batch=(0,))
