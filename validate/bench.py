@@ -15,7 +15,6 @@ from erq_export.contract.bench import BenchSpec, Inputs, Line
 from erq_export.contract.errors import DataError, ErqError, MachineError, SpeedError
 from erq_export.contract.progress import Progress
 
-from . import contestants
 from .bootstrap import speedup
 from .contestants import KINDS, Kind, Subject, takers
 from .latency import timing
@@ -51,23 +50,21 @@ class Entry:
 def enter(subjects: Sequence[Subject], asked: Iterable[str], *, kinds: Mapping[str, Kind] = KINDS) -> Entry:
     """Every subject in every kind of runner that takes it and that this machine has.
 
-    MachineError for a kind that was asked for by name and is not here; others are skipped with the reason.
+    MachineError for a kind that was asked for by name and is not here, or for a foreign engine that cannot run here; others
+    are skipped with the reason.
     """
     entry, named = Entry(), frozenset(asked)
     for subject in subjects:
-        found = (
-            takers(subject, named) if kinds is KINDS else [k for k, how in kinds.items() if how.takes == subject.takes]
-        )
+        found = takers(subject, named, kinds)
         if not found:
-            entry.skipped[subject.name] = (
-                contestants.NO_ENGINES if subject.takes == "engine" else "no runner takes it here"
-            )
+            entry.skipped[subject.name] = "no runner takes it here"
         for kind in found:
             how = kinds[kind]
             try:
                 how.check()
+                how.fits(subject)
             except MachineError as e:
-                if kind in named:
+                if kind in named or (subject.role == "foreign" and subject.takes == "engine"):
                     raise
                 entry.skipped[f"{subject.name} in {kind}"] = e.problem
                 continue

@@ -1,7 +1,6 @@
 """Who can be timed: each kind of runner with what it takes, where it computes, and how one is made.
 
-A kind is a row of KINDS; engines get theirs from the file that runs them (`takes="engine"`, one row a package), and
-nothing else changes.
+A kind is a row of KINDS; what runs engines is made by `flow.engines`, which reads their records first.
 """
 
 import importlib.util
@@ -60,21 +59,22 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of runner. check: MachineError where this machine cannot have one;  make: (subject, threads, name);
-    always: taken unasked where the machine has it."""
+    """A kind of runner. check: MachineError where this machine cannot have one;  fits: MachineError where it cannot run the
+    subject;  make: (subject, threads, name);  always: taken unasked where the machine has it."""
 
     takes: Takes
     device: Device
     check: Callable[[], None]
     make: Callable[[Subject, int, str], Runner]
     always: bool = False
+    fits: Callable[[Subject], None] = lambda _: None
 
 
 def _nothing() -> None:
     """Every machine has it."""
 
 
-def _gpu() -> None:
+def check_gpu() -> None:
     if not torch.cuda.is_available():
         raise MachineError("this machine has no GPU for torch", fix="a machine with one, or the runners of the CPU")
 
@@ -82,7 +82,7 @@ def _gpu() -> None:
 def _provider(name: str) -> None:
     if name not in (known := onnxruntime().get_available_providers()):
         raise MachineError(f"this onnxruntime has no {name}", fix=f"it has {', '.join(known)}")
-    _gpu()
+    check_gpu()
 
 
 def _openvino() -> None:
@@ -120,14 +120,14 @@ KINDS: Mapping[str, Kind] = {
     "torch-cuda": Kind(
         takes="module",
         device="cuda",
-        check=_gpu,
+        check=check_gpu,
         make=lambda s, _, name: TorchRunner(s.built(), CUDA_DEVICE, name=name),
         always=True,
     ),
     "torch-compile-cuda": Kind(
         takes="module",
         device="cuda",
-        check=_gpu,
+        check=check_gpu,
         make=lambda s, _, name: compiled(s.built(), CUDA_DEVICE, name=name),
     ),
     "onnxruntime-cuda": Kind(
@@ -146,14 +146,11 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-def takers(subject: Subject, asked: frozenset[str]) -> list[str]:
+def takers(subject: Subject, asked: frozenset[str], kinds: Mapping[str, Kind] = KINDS) -> list[str]:
     """The kinds that run the subject: those taken always and those asked for."""
-    known = [name for name, kind in KINDS.items() if kind.takes == subject.takes]
+    known = [name for name, kind in kinds.items() if kind.takes == subject.takes]
     return [
         name
         for name in known
-        if (KINDS[name].always or name in asked) and (subject.runs_on is None or name in subject.runs_on)
+        if (kinds[name].always or name in asked) and (subject.runs_on is None or name in subject.runs_on)
     ]
-
-
-NO_ENGINES = "no runner executes engines here: that needs the GPU they were built for"

@@ -14,7 +14,7 @@ from erq_export.contract.errors import SpecError
 from erq_export.contract.records import checked_value, hints
 
 LISTS = ("batch", "threads")  # typed 1,8, or repeated
-NAMES = ("batch", "threads", "samples", "seconds", "also", "against", "require_speedup")
+NAMES = ("batch", "threads", "samples", "seconds", "also", "against", "trust_engine", "require_speedup")
 
 
 @click.command()
@@ -40,6 +40,7 @@ def bench(out: Path, store: Path | None, no_store: bool, **given: Any) -> None:
 
 def spec_of(given: dict[str, Any]) -> BenchSpec:
     """What the words mean. SpecError for a value that is none."""
+    trust = bool(given.pop("trust_engine", False))
     typed = {name: value for name, value in given.items() if value not in (None, ())}
     for name in LISTS:
         if name in typed:
@@ -48,7 +49,7 @@ def spec_of(given: dict[str, Any]) -> BenchSpec:
         typed["also"] = tuple(dict.fromkeys(typed["also"]))
     rules = hints(BenchSpec)
     words = {n: checked_value(v, rules[n], word=BenchSpec.word(n), text=True) for n, v in typed.items()}
-    return BenchSpec(**words)
+    return BenchSpec(**words, trust_engine=trust)
 
 
 def _numbers(word: str, texts: tuple[str, ...]) -> tuple[int, ...]:

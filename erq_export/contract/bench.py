@@ -53,6 +53,9 @@ class BenchSpec(Spec, frozen=True, kw_only=True):
         PathName | None,
         Meta(description="a graph or engine from elsewhere, FILE.onnx or FILE.engine, beside ours"),
     ] = None
+    trust_engine: Annotated[
+        bool, Meta(description="load an engine of --against that has no record: loading an engine runs its code")
+    ] = False
     require_speedup: Annotated[
         Annotated[float, Meta(gt=0, le=1000)] | None,
         Meta(

@@ -21,6 +21,7 @@ from erq_export.contract.report import Report
 from erq_export.contract.targets import deployable, named
 from erq_export.exporters.lint.load import parse
 from erq_export.flow.artifacts import Artifact
+from erq_export.flow.engines import checked, engine_runner
 from erq_export.flow.job import Job
 from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
@@ -28,13 +29,13 @@ from erq_export.flow.ui import Ui
 from erq_export.flow.work import Course
 from erq_export.models.loading import Loaded, load
 from erq_export.validate.bench import contest, enter, gate, raise_gate
-from erq_export.validate.contestants import KINDS, Kind, Subject
+from erq_export.validate.contestants import KINDS, Kind, Subject, check_gpu
 from erq_export.validate.report.bench_chart import draw
 from erq_export.validate.report.bench_words import notes
 from erq_export.validate.report.markdown import markdown
 
 PACKAGES = ("torch", "onnxruntime-gpu", "openvino", "tensorrt-rtx-cu13", "tensorrt")
-TWIN = "float32"
+TWIN, MODEL_ENGINE = "float32", "model.engine"
 ON_ONNXRUNTIME = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt")
 RUNS_ON: Mapping[str, tuple[str, ...] | None] = {"onnx": None}  # by target; a graph for TensorRT runs there alone
 
@@ -67,7 +68,7 @@ def bench(
     """
     folder, course = OutputFolder(out), Course(ui)
     Bundle.load(folder.bundle)
-    check_against(asked.against)
+    check_against(asked)
     targets = [name for name in deployable(job.deploy.targets) if folder.target(name).is_dir()]
     if not targets:
         raise SpecError(
@@ -104,7 +105,7 @@ def measure(timed: Timed, ui: Ui, asked: BenchSpec, *, kinds: Mapping[str, Kind]
     """Every line of every device: on the CPU for each number of threads, on a GPU once."""
     bundle = timed.bundle.read(Bundle.load)
     size = bundle.identity.preprocess.input_size
-    entry = enter(subjects(timed, asked), asked.also, kinds=kinds)
+    entry = enter(subjects(timed, asked), asked.also, kinds={**kinds, "engine": engine_kind(asked)})
     before, threads_before, lines = state(), torch.get_num_threads(), list[Line]()
     try:
         for device, entrants in entry.by_device.items():
@@ -133,10 +134,30 @@ def measure(timed: Timed, ui: Ui, asked: BenchSpec, *, kinds: Mapping[str, Kind]
     return notes(found)
 
 
+def engine_kind(asked: BenchSpec) -> Kind:
+    """What runs engines, each by its record: on the GPU that it was built for. Not yet run on a GPU."""
+
+    def trusted(subject: Subject) -> bool:
+        return asked.trust_engine and subject.role == "foreign"
+
+    return Kind(
+        takes="engine",
+        device="cuda",
+        check=check_gpu,
+        fits=lambda s: checked(s.file, trust=trusted(s)) and None,
+        make=lambda s, _, name: engine_runner(s.file, trust=trusted(s), name=name),
+        always=True,
+    )
+
+
 def subjects(timed: Timed, asked: BenchSpec) -> list[Subject]:
-    """The twin first, then graphs and engines of the run, then what is not ours."""
+    """Twins first, engines before graphs, then graphs and engines of the run, then what is not ours."""
     graph = timed.stages.float_graph(timed.model)
+    twins = [
+        (name, timed.out.twin.engine(name) / MODEL_ENGINE) for name in timed.targets if timed.out.twin.has_engine(name)
+    ]
     found = [
+        *(Subject(name=f"{name} engine in float16", takes="engine", role="twin", path=path) for name, path in twins),
         Subject(name=TWIN, takes="graph", role="twin", path=graph.folder / "model.onnx"),
         Subject(name=TWIN, takes="module", role="twin", module=lambda: copy.deepcopy(timed.model.model)),
     ]
@@ -144,7 +165,7 @@ def subjects(timed: Timed, asked: BenchSpec) -> list[Subject]:
         path, on = timed.out.graph(name), RUNS_ON.get(name, ("onnxruntime-tensorrt",))
         found.append(Subject(name=name, takes="graph", role="ours", path=path, runs_on=on))
         if named(name).package is not None and timed.out.has_engine(name):
-            path = timed.out.engine(name) / "model.engine"
+            path = timed.out.engine(name) / MODEL_ENGINE
             found.append(Subject(name=f"{name} engine", takes="engine", role="ours", path=path))
     if asked.against is not None:
         path = Path(asked.against)
@@ -156,8 +177,10 @@ def subjects(timed: Timed, asked: BenchSpec) -> list[Subject]:
     return found
 
 
-def check_against(against: str | None) -> None:
-    """DataError for a file that is neither a graph nor an engine, SpecError for another ending. Executes nothing."""
+def check_against(asked: BenchSpec) -> None:
+    """DataError for a file that is no graph, SpecError for another ending; for an engine what `flow.engines` refuses. Executes
+    nothing."""
+    against = asked.against
     if against is None:
         return
     path = Path(against)
@@ -167,8 +190,8 @@ def check_against(against: str | None) -> None:
         raise SpecError(f"--against {against!r} is no .onnx and no .engine", fix="--against FILE.onnx or FILE.engine")
     elif not path.is_file():
         raise DataError(f"there is no engine {path}", fix="--against with the name of an engine's file")
-    elif not any(kind.takes == "engine" for kind in KINDS.values()):
-        raise SpecError(f"--against {against!r}: no runner executes engines here", fix="--against FILE.onnx")
+    else:
+        checked(path, trust=asked.trust_engine)
 
 
 def state() -> State:

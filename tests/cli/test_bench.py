@@ -131,7 +131,7 @@ def refusals(tmp_path: Path) -> dict[str, tuple[list[str], int, str]]:
         "no graph in it": (["--against", str(text)], 2, "is not an ONNX model"),
         "another input": (["--against", str(fixed)], 2, "does not take images"),
         "no engine there": (["--against", str(tmp_path / "absent.engine")], 2, "there is no engine"),
-        "an engine": (["--against", str(tmp_path / "foreign.engine")], 2, "no runner executes engines"),
+        "an engine": (["--against", str(tmp_path / "foreign.engine")], 6, "no engine.json beside it"),
         "no ending": (["--against", str(tmp_path)], 2, "is no .onnx"),
     }
 

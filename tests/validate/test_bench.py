@@ -68,14 +68,27 @@ def test_a_kind_that_is_missing_is_skipped_with_its_reason_unless_it_was_asked_f
         enter(subjects(x="twin"), ("missing",), kinds=kinds)
 
 
-def test_an_engine_that_nothing_executes_is_skipped_in_words() -> None:
-    entry = enter([Subject(name="tensorrt engine", takes="engine", role="ours")], (), kinds={})
-    assert "no runner executes engines" in entry.skipped["tensorrt engine"]
+def misfit(_subject: Subject) -> None:
+    raise MachineError("built for another GPU", fix="build it here")
+
+
+def test_an_engine_that_does_not_fit_is_skipped_with_its_reason_unless_it_is_foreign() -> None:
+    row = Kind(takes="engine", device="cuda", check=lambda: None, make=lambda *_: None, fits=misfit, always=True)  # type: ignore[arg-type,return-value]
+    ours, foreign = (Subject(name="x", takes="engine", role=role) for role in ("ours", "foreign"))
+    assert enter([ours], (), kinds={"engine": row}).skipped == {"x in engine": "built for another GPU"}
+    with pytest.raises(MachineError, match="another GPU"):
+        enter([foreign], (), kinds={"engine": row})
 
 
 def test_a_kind_for_engines_is_one_row_and_takes_them() -> None:
     machine, engine = Machine(), Subject(name="tensorrt engine", takes="engine", role="ours")
-    row = Kind(takes="engine", device="cuda", check=lambda: None, make=lambda s, t, name: machine.runner(name, 1.0))
+    row = Kind(
+        takes="engine",
+        device="cuda",
+        check=lambda: None,
+        make=lambda s, t, name: machine.runner(name, 1.0),
+        always=True,
+    )
     entry = enter([*subjects(x="twin"), engine], (), kinds={"graphs": kind(machine, {"x": 1.0}), "engines": row})
     assert {device: [e.name for e in found] for device, found in entry.by_device.items()} == {
         "cpu": ["x in graphs"],
