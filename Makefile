@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= build/demo
 
-.PHONY: demo test check format clean
+.PHONY: demo test check engine-types format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,10 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks
 	$(BIN)/lint-imports
+
+# TensorRT itself cannot be installed without a GPU: its stubs and bindings are downloaded, and only read.
+engine-types: .venv/installed
+	$(BIN)/python tests/support/tensorrt_names.py --types
 
 format: .venv/installed
 	$(BIN)/ruff format .
