@@ -236,6 +236,14 @@ def test_the_command_measures_every_row_once(start: Start, tmp_path: Path) -> No
         assert [event.kind for event in store.events() if event.event == "made"] == made
     assert json.loads((tmp_path / "out" / "real.json").read_text(encoding="utf-8")) == found
 
+    assert start("--bits", "w8a8", "--only", "repq")[0] == 0
+    again = json.loads((tmp_path / "out" / "real.json").read_text(encoding="utf-8"))
+    assert again["rows"][:2] == found["rows"]  # what is not measured now stays
+    assert [(row["bits"], row["row"]) for row in again["rows"][2:]] == [("w8a8", "repq")]
+    assert start("--calib", "7", "--bits", "w8a8", "--only", "rtn")[0] == 0
+    other = json.loads((tmp_path / "out" / "real.json").read_text(encoding="utf-8"))
+    assert len(other["rows"]) == 1  # an earlier page about other images is none
+
 
 @pytest.mark.parametrize(
     ("words", "message"),
