@@ -31,7 +31,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     (folder / "classes.txt").write_text("ant\nbee\n")
     model = [word for k, v in (TINY_ARGS | {"depth": DEPTH}).items() for word in ("--model-arg", f"{k}={v}")]
     asked = ["--bits", "w4a4", "-O", "ridge=100", "--to", "onnx", "--to", "tensorrt-rtx", "--capability", "8.9"]
-    data = ["--data", str(folder / "photos"), "--calib", "4", "--val", str(folder / "val")]
+    data = ["--data", str(folder / "photos"), "--calib", "4", "--val", str(folder / "val"), "--compare", "w4a4"]
     data += ["--class-map", str(folder / "classes.txt")]  # two of the model's five classes
     return [TINY, *model, "--no-pretrained", *asked, *data, "--seeds", "1"]
 
