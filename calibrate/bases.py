@@ -23,7 +23,8 @@ from erq_export.contract.sites import Site, Stream
 from erq_export.models.family import run
 from erq_export.models.loading import Loaded
 
-from .rotation import Values, linear_of, rotation, side_by_side, streams_of, values_of
+from .linears import linear_of
+from .rotation import Values, rotation, side_by_side, streams_of, values_of
 from .setting import Setting
 
 GAIN = 0.95  # a basis that promises less is not worth being another than the float model's

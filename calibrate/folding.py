@@ -8,18 +8,19 @@ Values:   proj's input is Σₜ pₜ vₜ with weights pₜ ≥ 0 that sum to 1,
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.sites import Site, submodule
 
+from .linears import bias_of, linear_of, put
 from .reparam import Folded, fold
 from .setting import Setting
 
 
 def reparameterized(model: nn.Module, site: Site, per_channel: Grid, setting: Setting) -> Grid:
     """Fold a site's per-channel grid (k, 1) into what makes its input and into its Linear; returns the per-tensor grid."""
-    linear = _linear(model, site.path)
+    linear = linear_of(model, site.path)
     like = linear.weight[0]
     norm = None if site.norm is None else cast(nn.LayerNorm, submodule(model, site.norm, nn.LayerNorm))
     gamma = torch.ones_like(like) if norm is None or norm.weight is None else norm.weight
@@ -36,10 +37,10 @@ def reparameterized(model: nn.Module, site: Site, per_channel: Grid, setting: Se
     )
     if norm is not None:
         norm.elementwise_affine = True
-        _put(norm, folded.gamma, folded.beta)
+        put(norm, folded.gamma, folded.beta)
     else:
-        _map_values(_linear(model, str(site.values)), folded)
-    _put(linear, folded.weight, folded.bias)
+        _map_values(linear_of(model, str(site.values)), folded)
+    put(linear, folded.weight, folded.bias)
     return folded.grid
 
 
@@ -47,16 +48,7 @@ def _map_values(qkv: nn.Linear, folded: Folded) -> None:
     """v → γ' v + β', in the last k rows of qkv. In float64."""
     k = len(folded.gamma)
     weight = qkv.weight.double()
-    bias = torch.zeros_like(weight[:, 0]) if qkv.bias is None else qkv.bias.double()
+    bias = bias_of(qkv)
     weight[-k:] *= folded.gamma.double()[:, None]
     bias[-k:] = folded.gamma.double() * bias[-k:] + folded.beta.double()
-    _put(qkv, weight.float(), bias.float())
-
-
-def _put(module: nn.Module, weight: Tensor, bias: Tensor) -> None:
-    for name, value in (("weight", weight), ("bias", bias)):
-        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
-
-
-def _linear(model: nn.Module, path: str) -> nn.Linear:
-    return cast(nn.Linear, submodule(model, path, nn.Linear))
+    put(qkv, weight, bias)

@@ -9,7 +9,6 @@ layers is solved. What a finished stage leaves is kept in checkpoints, where the
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from erq_export.contract.bundle import Bundle, Layer, Operand
 from erq_export.contract.errors import DataError
 from erq_export.contract.progress import Progress
 from erq_export.contract.rows import LayerStatistics
-from erq_export.contract.sites import Stage, submodule
+from erq_export.contract.sites import Stage
 from erq_export.contract.spec import Quantization
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.models.loading import Loaded
@@ -28,6 +27,7 @@ from .bases import better_bases
 from .capture import unseen, walk
 from .known_ranges import KnownRanges
 from .layer import layer_problem, layer_statistics
+from .linears import linear_of
 from .phases import Phases
 from .ranges import input_grids
 from .resume import Checkpoints, StagePart, finish_stage, load_stage, norms_of, save_stage
@@ -122,7 +122,7 @@ def calibrate_stage(
     solved: dict[str, Layer] = {}
     statistics: dict[str, LayerStatistics] = {}
     for site in stage.sites:
-        path, linear = site.path, cast(nn.Linear, submodule(model, site.path, nn.Linear))
+        path, linear = site.path, linear_of(model, site.path)
         with phases("moments"):
             if states.deployed is None:
                 moments = together.pop(path)

@@ -7,16 +7,16 @@ full precision.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import cast
 
 from torch import Tensor, nn
 
 from erq_export.contract.formats.affine import Grid
-from erq_export.contract.sites import Site, Stage, submodule
+from erq_export.contract.sites import Site, Stage
 
 from .capture import walk
 from .folding import reparameterized
 from .known_ranges import KnownRanges
+from .linears import linear_of
 from .observers import Tails, groups, pieces, range_search
 from .percentiles import INPUTS
 from .search import Error, of_outputs, of_rows, of_tensor
@@ -125,5 +125,5 @@ def error_of(model: nn.Module, site: Site, setting: Setting) -> Error:
         return of_rows
     if setting.options.range_error == "input":
         return of_tensor
-    weight = cast(nn.Linear, submodule(model, site.path, nn.Linear)).weight
+    weight = linear_of(model, site.path).weight
     return of_outputs(weight.double().square().sum(0))

@@ -25,6 +25,8 @@ from erq_export.contract.sites import Stream
 from erq_export.models.family import add_back
 from erq_export.models.loading import Loaded
 
+from .linears import bias_of, linear_of, put
+
 
 def rotation(n: int, *, seed: int = 0) -> Tensor:
     """Q = Cᵀ S C (n, n) float64: orthogonal, with Q 1 = 1 and entries of one size.
@@ -88,7 +90,7 @@ def _rotate_stream(model: nn.Module, stream: Stream) -> None:
         linear = linear_of(model, path)
         gamma = None if scale is None else cast(Any, model.get_submodule(scale)).gamma
         before = torch.ones_like(Q[0]) if gamma is None else gamma.double()
-        _put(linear, Q @ (before[:, None] * linear.weight.double()), Q @ (before * bias_of(linear)))
+        put(linear, Q @ (before[:, None] * linear.weight.double()), Q @ (before * bias_of(linear)))
         if gamma is not None:
             gamma.fill_(1)
     for name in stream.tokens:
@@ -98,11 +100,11 @@ def _rotate_stream(model: nn.Module, stream: Stream) -> None:
         norm = cast(nn.LayerNorm, model.get_submodule(path))
         for linear in (linear_of(model, name) for name in linears):
             W = linear.weight.double()
-            _put(linear, side_by_side(W * norm.weight.double(), Q), bias_of(linear) + W @ norm.bias.double())
+            put(linear, side_by_side(W * norm.weight.double(), Q), bias_of(linear) + W @ norm.bias.double())
         _make_plain(norm)
     if stream.out is not None:
         norm = cast(nn.LayerNorm, model.get_submodule(stream.out))
-        _put(add_back(model, stream.out, stream.width), norm.weight.double()[:, None] * Q.T, norm.bias.double())
+        put(add_back(model, stream.out, stream.width), norm.weight.double()[:, None] * Q.T, norm.bias.double())
         _make_plain(norm)
 
 
@@ -111,8 +113,8 @@ def _rotate_values(model: nn.Module, values: Values) -> None:
     R, n = values.R.to(qkv.weight.device), len(values.R)
     weight, bias = qkv.weight.double(), bias_of(qkv)
     weight[-n:], bias[-n:] = R @ weight[-n:], R @ bias[-n:]
-    _put(qkv, weight, bias)
-    _put(proj, proj.weight.double() @ R.T, bias_of(proj))
+    put(qkv, weight, bias)
+    put(proj, proj.weight.double() @ R.T, bias_of(proj))
 
 
 def side_by_side(x: Tensor, Q: Tensor) -> Tensor:
@@ -121,21 +123,6 @@ def side_by_side(x: Tensor, Q: Tensor) -> Tensor:
     return (tokens @ Q.T).flatten(-2)
 
 
-def bias_of(linear: nn.Linear) -> Tensor:
-    """(n,) float64; zeros where there is none."""
-    return torch.zeros_like(linear.weight[:, 0].double()) if linear.bias is None else linear.bias.double()
-
-
 def _make_plain(norm: nn.LayerNorm) -> None:
     norm.weight.fill_(1)
     norm.bias.zero_()
-
-
-def _put(linear: nn.Linear, weight: Tensor, bias: Tensor) -> None:
-    for name, value in (("weight", weight), ("bias", bias)):
-        linear.register_parameter(name, nn.Parameter(value.float().contiguous(), requires_grad=False))
-
-
-def linear_of(model: nn.Module, path: str) -> nn.Linear:
-    """The module at that path."""
-    return cast(nn.Linear, model.get_submodule(path))

@@ -3,7 +3,7 @@
 Letters:  y logits of a runner, y₀ of the first runner of the same subject
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -192,6 +192,3 @@ def _percentiles(t: NDArray[np.float64], batch: int) -> dict[str, float]:
     found = timing(t)
     figures = {name: getattr(found, name) for name in found.__struct_fields__}
     return figures | {"images_per_s": 1e3 * batch / found.p50_ms}
-
-
-Contest = Callable[..., Iterator[Line]]

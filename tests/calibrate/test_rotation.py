@@ -12,6 +12,8 @@ from torch import nn
 from erq_export.calibrate.bases import Spread
 from erq_export.calibrate.rotation import rotate, rotated, rotation, streams_of, values_of
 from erq_export.contract.bundle import Bundle
+from erq_export.contract.targets import named
+from erq_export.exporters.onnx.write import lowered, marker_graph
 from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import reference_model
 
@@ -146,3 +148,13 @@ def test_rotate_none_is_the_model_as_it_is() -> None:
     rotate(loaded, ())
     assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.model.state_dict().items())
     assert calibrated_bundle(loaded, random_images(), tiny_spec("w4a4", rotate="none")).rotated == ()
+
+
+@pytest.mark.parametrize("target", ["onnx", "tensorrt-rtx"])
+def test_a_graph_claims_the_product_that_turns_the_output_back_and_none_where_a_head_does(target: str) -> None:
+    spec = tiny_spec("w4a4", (target,), rotate="all")
+    claims = {}
+    for model in ("vit", "no head"):
+        bundle = calibrated_bundle(MODELS[model](), random_images(), spec).deployed()
+        claims[model] = lowered(marker_graph(bundle), named(target), None)[1].claims.gemm
+    assert claims == {"vit": {"int8": 10}, "no head": {"int8": 9, named(target).carrier: 1}}
