@@ -13,6 +13,7 @@ from erq_export.contract.parity import ParityReport
 from erq_export.contract.records import FileRecord, Record, Scalar, Sha256
 from erq_export.contract.rows import LayerStatistics
 from erq_export.contract.spec import Bits, MethodName, Quantization, TargetName
+from erq_export.contract.story import Story
 from erq_export.contract.targets import Carrier, Container, GridRules
 
 REPORT = "report.json"
@@ -121,7 +122,7 @@ class Layer(Record, frozen=True, kw_only=True):
 class Report(FileRecord, frozen=True, kw_only=True):
     """Everything that a run says of itself. `headline` are its sentences, the most important first."""
 
-    FORMAT: ClassVar[int] = 3
+    FORMAT: ClassVar[int] = 4
     WHAT: ClassVar[str] = "report"
     REMEDY: ClassVar[str] = "erq-export validate OUT writes the report again"
 
@@ -144,3 +145,4 @@ class Report(FileRecord, frozen=True, kw_only=True):
     not_verified: tuple[str, ...]
     problems: tuple[str, ...]
     rotated: tuple[str, ...] = ()
+    story: Story | None = None

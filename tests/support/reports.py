@@ -50,6 +50,7 @@ from erq_export.contract.rows import LayerRow, LayerStatistics, OperandRow
 from erq_export.contract.run_manifest import OwnedFile, Placement, RunManifest
 from erq_export.contract.simulated import SimulatedLayerRow, SimulatedOperandRow
 from erq_export.contract.spec import Bits, Quantization
+from erq_export.contract.story import BlockError, LayerCost, Story
 from erq_export.contract.targets import GridRules
 from erq_export.flow.job import RunRecord, resolve
 from erq_export.flow.stages import Figure
@@ -231,6 +232,7 @@ def parity() -> ParityReport:
 def report() -> Report:
     timing = Timing(p50_ms=1.0, p90_ms=1.5, p99_ms=2.0, mean_ms=1.25, min_ms=0.5)
     return Report(
+        story=story(),
         headline=("Random weights mean nothing.", "A second sentence."),
         erq_export="0.1.0",
         bundle_sha256=SHA256,
@@ -321,6 +323,14 @@ def line(**changes: object) -> Line:
         "speedup": Speedup(than="float32 in onnxruntime", median=1.125, low=1.0625, high=1.25),
     }
     return Line(**given | changes)  # type: ignore[arg-type]
+
+
+def story() -> Story:
+    """Of two blocks and one layer."""
+    first = BlockError(path="blocks.0", entering=0.0, weights=0.01, activations=0.02, both=0.03)
+    second = BlockError(path="blocks.1", entering=0.03, weights=0.02, activations=0.03, both=0.05)
+    cost = LayerCost(path="blocks.0.attn.qkv", w_bits=4, a_bits=4, n_weights=768, alone=0.02, raised=0.04)
+    return Story(n_images=8, outputs="logits", error=0.05, depth=(first, second), sensitivity=(cost,))
 
 
 def bench(*lines: Line, **changes: object) -> Bench:
