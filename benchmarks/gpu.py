@@ -36,7 +36,7 @@ from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT
 from erq_export.flow.work import Work
 from erq_export.validate.bench import enter
-from erq_export.validate.metrics.accuracy import decide
+from erq_export.validate.metrics.decisions import decide
 
 MODELS = ("vit_s", "vit_b", "swin_t")
 RTX_SERVES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # compute capabilities of TensorRT-RTX 1.7

@@ -18,7 +18,7 @@ from erq_export.data.digits import Digits
 from erq_export.data.held_out import HeldOut
 from erq_export.models.demo import DEMO_ARCHITECTURE, DEMO_MODEL_ARGS, DEMO_PREPROCESS, DEMO_WEIGHTS
 from erq_export.models.loading import load as load_model
-from erq_export.validate.metrics.accuracy import decide
+from erq_export.validate.metrics.decisions import decide
 from erq_export.validate.runners import TorchRunner
 
 BATCH = 50  # divides the 1200 training images: 24 steps an epoch

@@ -6,6 +6,7 @@ from typing import Any
 
 import rich_click as click
 
+from erq_export.cli.helper import helps
 from erq_export.cli.opened import opened
 from erq_export.cli.options import options_of, store_options
 from erq_export.contract.records import Spec
@@ -53,6 +54,8 @@ def run(out: str, overwrite: bool, store: Path | None, no_store: bool, **given: 
     MODEL is an alias (erq-export models) or any timm name whose blocks are known.
     """
     job = job_of(given)
+    if helps(job):
+        return
     from erq_export.contract.output.folder import OutputFolder
     from erq_export.flow import preflight
 

@@ -6,6 +6,7 @@ from typing import Any
 import rich_click as click
 from msgspec import structs
 
+from erq_export.cli.helper import helps
 from erq_export.cli.opened import opened
 from erq_export.cli.options import options_of, store_options
 from erq_export.cli.places import PLACE
@@ -63,6 +64,8 @@ def validate(out: Path, store: Path | None, no_store: bool) -> None:
     from erq_export.flow.job import read_run
 
     job = read_run(out)
+    if helps(job):
+        return
     from erq_export.flow import run as flow
     from erq_export.flow.terminal import Terminal
 

@@ -1,5 +1,7 @@
 """What a user can act on: errors that name the problem, the fix and the exit code."""
 
+from functools import partial
+
 FOUND = 8  # exit code of `check` where it found something
 
 
@@ -20,6 +22,10 @@ class ErqError(Exception):
 
     def __str__(self) -> str:
         return f"{self.problem}\n  fix: {self.fix}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Whole in another process: what an exception keeps of itself has no `fix`."""
+        return partial(type(self), fix=self.fix), (self.problem,)
 
 
 class SpecError(ErqError):

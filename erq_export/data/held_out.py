@@ -28,7 +28,14 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def pixels(self) -> Iterator[Tensor]: ...
+    def pixels(self, share: range | None = None) -> Iterator[Tensor]:
+        """(≤ 32, C, H, W) float32 at a time: the batches whose numbers are in `share`, in order; all, where it is None."""
+        ...
+
+
+def n_batches(images: Images) -> int:
+    """How many batches there are."""
+    return -(-len(images) // BATCH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +49,22 @@ class Prepared:
     def __len__(self) -> int:
         return len(self.tensor)
 
-    def pixels(self) -> Iterator[Tensor]:
-        """(≤ 32, C, H, W) at a time, in order."""
-        yield from self.tensor.split(BATCH)
+    def pixels(self, share: range | None = None) -> Iterator[Tensor]:
+        """As of `Images`."""
+        every = self.tensor.split(BATCH)
+        yield from every if share is None else (every[i] for i in share)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """All images of `source`, or `limit` of them, evenly spread. Few images are decoded once, many anew at every look."""
+    """All images of `source`, or `limit` of them, evenly spread. Few images are decoded once, many anew at every look, by so many
+    `workers` (0: by this process)."""
 
     source: ImageSource
     preprocess: Preprocess
     limit: int | None = None
-    _decoded: list[Tensor] = field(default_factory=list, repr=False, compare=False)
+    workers: int = 0
+    _decoded: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)  # by number of the batch
 
     @cached_property
     def chosen(self) -> list[int]:
@@ -83,16 +93,21 @@ class HeldOut:
         text = f"{self.source.fingerprint}\0{self.chosen}\0{sorted(self.preprocess.to_json().items())}"
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def pixels(self) -> Iterator[Tensor]:
-        """(≤ 32, C, H, W) float32 at a time, in order."""
-        if self._decoded:
-            yield from self._decoded
-            return
+    def pixels(self, share: range | None = None) -> Iterator[Tensor]:
+        """As of `Images`."""
+        wanted = range(n_batches(self)) if share is None else share
+        missing = [i for i in wanted if i not in self._decoded]
+        fresh = batches(
+            self.source,
+            self.preprocess,
+            [j for i in missing for j in self.chosen[i * BATCH : (i + 1) * BATCH]],
+            BATCH,
+            workers=self.workers,
+        )
         channels, height, width = self.preprocess.input_size
         remember = len(self) * channels * height * width * 4 <= REMEMBERED
-        seen = []
-        for batch in batches(self.source, self.preprocess, self.chosen, BATCH):
+        for i in wanted:
+            batch = self._decoded[i] if i in self._decoded else next(fresh)
             if remember:
-                seen.append(batch)
+                self._decoded[i] = batch
             yield batch
-        self._decoded.extend(seen)

@@ -41,7 +41,7 @@ from erq_export.models.limits import check_attention
 from erq_export.models.loading import n_classes
 from erq_export.models.own import Architecture, own_model
 from erq_export.models.rebuild import attention_shapes, reference_model
-from erq_export.validate.metrics.accuracy import decide
+from erq_export.validate.metrics.decisions import decide
 from erq_export.validate.runners import OnnxRuntimeRunner, TorchRunner
 
 Model = str | nn.Module

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from erq_export.backends.crew import Crew
 from erq_export.backends.device import device_named
 from erq_export.calibrate.budget import budget
 from erq_export.calibrate.methods.erq import ErqOptions
@@ -32,8 +33,9 @@ class Own:
 NOTHING_OWN = Own()
 
 
-def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN) -> Work:
-    """The job's images and model, looked at before anything is computed; `own` are the caller's in their place."""
+def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN, *, crew: Crew | None = None) -> Work:
+    """The job's images and model, looked at before anything is computed; `own` are the caller's in their place; `crew`
+    shares in deciding on held-out images."""
     calibration = own.calibration
     if calibration is None:
         calibration = FromSource(calibration_source(job.model.name, job.data))
@@ -63,6 +65,7 @@ def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN) -> Work:
             calibration=calibration,
             held_out=seen,
             portable=own is NOTHING_OWN,
+            crew=crew,
         )
         work.calibration_images(job.data.seed)
     return work

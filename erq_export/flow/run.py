@@ -9,6 +9,7 @@ from types import MappingProxyType
 import torch
 
 from erq_export import __version__
+from erq_export.backends.crew import Crew
 from erq_export.backends.machine import processor, versions
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine_spec import EngineSpec
@@ -22,6 +23,7 @@ from erq_export.contract.targets import deployable, named
 from erq_export.flow import bench
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin, check_cost
+from erq_export.flow.helping import helped
 from erq_export.flow.job import Job, RunRecord, absolute
 from erq_export.flow.measure import Made, measure, raise_gates
 from erq_export.flow.stages import Stages
@@ -46,12 +48,31 @@ def run(
 ) -> Report:
     """Calibrate, export, build and validate; returns the report, which also lies in the output folder.
 
-    Every ErqError is raised before the work that it would waste, gates after the report is written.
+    Every ErqError is raised before the work that it would waste, gates after the report is written. Under torchrun the first
+    process does it, the others share in the accuracy of held-out images.
     """
+
+    def first(crew: Crew | None) -> Report:
+        return _run(job, out, ui, store=store, overwrite=overwrite, own=own, command=command, crew=crew)
+
+    return helped(job, own, first)
+
+
+def _run(
+    job: Job,
+    out: Path,
+    ui: Ui,
+    *,
+    store: Store,
+    overwrite: bool,
+    own: Own,
+    command: Sequence[str],
+    crew: Crew | None,
+) -> Report:
     folder, targets = OutputFolder(out), deployable(job.deploy.targets)
     planned = folder.planned(targets)
     folder.check(overwrite=overwrite, planned=planned, job=plain_of(job))
-    work = begin(job, ui, store, own)
+    work = begin(job, ui, store, own, crew=crew)
     check_cost(work)
     with folder.begin(overwrite=overwrite, planned=planned, command=command, job=plain_of(job)) as writing:
         writing.record(versions=version_of_packages(), machine=machine(), **inputs(work))
@@ -98,7 +119,12 @@ def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> Report:
     """Measure a run again from its artifacts; returns and writes the report.
 
     DataError where a graph, its manifest or an engine's record is damaged or not what the run wrote: nothing is measured.
+    Under torchrun as `run`.
     """
+    return helped(job, NOTHING_OWN, lambda crew: _validate(job, out, ui, store=store, crew=crew))
+
+
+def _validate(job: Job, out: Path, ui: Ui, *, store: Store, crew: Crew | None) -> Report:
     folder = OutputFolder(out)
     Bundle.load(folder.bundle)
     targets = deployable(job.deploy.targets)
@@ -109,7 +135,7 @@ def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> Report:
     )
     with folder.resume(planned=(*REPORTS, *BENCHES)) as writing:
         folder.check_as_written(writing.manifest, targets)
-        return conclude(begin(job, ui, store), folder, writing, made)
+        return conclude(begin(job, ui, store, crew=crew), folder, writing, made)
 
 
 def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made) -> Report:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from erq_export.backends.machine import processor, versions
@@ -38,17 +37,18 @@ from erq_export.exporters.onnx.write import (
 )
 from erq_export.flow.artifacts import Artifact, origin, read_manifest
 from erq_export.flow.engine_stage import EngineStage
+from erq_export.flow.spans import KeptSpans, load_decisions, save_decisions
 from erq_export.flow.store.entry import Work
 from erq_export.flow.store.key import code_hash, key
 from erq_export.flow.store.store import Make, Store
 from erq_export.flow.ui import Ui
 from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import reference_model
-from erq_export.validate.metrics.accuracy import Decisions, check_labels, decide
+from erq_export.validate.metrics.decisions import Decisions, Progress, Spans, check_labels
 from erq_export.validate.metrics.distance import relative_error
 from erq_export.validate.metrics.inside import output_errors
 from erq_export.validate.parity.check import check_parity
-from erq_export.validate.runners import Runner, TorchRunner
+from erq_export.validate.runners import TorchRunner
 
 # The code that decides what a stage makes: a change in it is another artifact.
 CODE: dict[str, tuple[str, ...]] = {
@@ -57,7 +57,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "trace": ("contract", "exporters.onnx", "models", "flow.stages"),
     "engine": ("backends", "contract", "exporters.tensorrt", "flow.engine_stage", "flow.stages"),
     "parity": ("backends", "contract", "models", "validate", "flow.stages"),
-    "decisions": ("backends", "contract", "data", "models", "validate", "flow.stages"),
+    "decisions": ("backends", "contract", "data", "models", "validate", "flow.shards", "flow.spans", "flow.stages"),
     "figures": ("backends", "contract", "data", "models", "validate", "flow.stages"),
 }
 PARITY = "parity.json"
@@ -192,26 +192,23 @@ class Stages:
         return kept.read(lambda folder: read(ParityReport, folder / PARITY))
 
     def decisions(
-        self, what: str, content: str, runner: Callable[[], Runner], images: Images, *, headless: bool
+        self, what: str, content: str, images: Images, decide: Callable[[Spans, Progress], Decisions], *, headless: bool
     ) -> Decisions:
         """What a runner makes of every image; `content` is the hash of what runs, `what` its name in progress.
 
-        `runner` is called only where nothing is kept. DataError where a label is beyond the model's classes.
+        `decide` is called only where nothing is kept, and goes on behind the spans that an interrupted run has kept. DataError
+        where a label is beyond the model's classes.
         """
 
         def make(work: Work) -> None:
-            told = partial(self.ui.progress, what)
-            found = decide(runner(), images, headless=headless, progress=told)
-            tensors = {"top": found.top, "outputs": found.outputs, "n_classes": torch.tensor(found.n_classes)}
-            save_file(tensors, work.folder / DECISIONS)
+            found = decide(KeptSpans(work.checkpoints), partial(self.ui.progress, what))
+            save_decisions(found, work.folder / DECISIONS)
 
         inputs = {"subject": content, "images": images.fingerprint, **self.arithmetic(), **versions("onnxruntime-gpu")}
         kept = self._kept("decisions", inputs, {"headless": headless}, make, f"decisions of {what}")
-        tensors = kept.read(lambda folder: load_file(folder / DECISIONS))
-        n_classes = int(tensors["n_classes"])
-        check_labels(images.labels, n_classes)
-        top, outputs = tensors["top"], tensors["outputs"]
-        return Decisions(top=top, outputs=outputs, labels=images.labels, n_classes=n_classes)
+        found = kept.read(lambda folder: load_decisions(folder / DECISIONS))
+        check_labels(images.labels, found.n_classes)
+        return replace(found, labels=images.labels)
 
     def logits_error(self, bundle: Artifact, model: Loaded, images: Images) -> float:
         """‖ŷ − y‖/‖y‖ over the logits of all images: y of the float model, ŷ of the bundle's reference."""

@@ -1,24 +1,22 @@
 """One piece of work: a job, its model and images, read once, and the stages over a store."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-import torch
-
-from erq_export.contract.bundle import Bundle
+from erq_export.backends.crew import Crew
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.data.given import Calibration
 from erq_export.data.held_out import HeldOut, Images
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.job import Job
 from erq_export.flow.meter import Meter
+from erq_export.flow.shards import Task, What, alone, shared
 from erq_export.flow.stages import Stages
 from erq_export.flow.ui import SILENT, Ui
 from erq_export.models.loading import Loaded, n_classes
-from erq_export.models.rebuild import reference_model
-from erq_export.validate.metrics.accuracy import Decisions
-from erq_export.validate.runners import OnnxRuntimeRunner, Runner, TorchRunner
+from erq_export.validate.metrics.decisions import Decisions, Progress, Spans, decide_in_spans
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class Work:
     held_out: Images | None
     course: Course
     portable: bool = True  # another process can read the same model and images
+    crew: Crew | None = None  # of torchrun
     _sets: dict[int, CalibrationSet] = field(default_factory=dict, repr=False)
 
     @property
@@ -86,28 +85,27 @@ class Work:
 
     def float_decisions(self, images: Images) -> Decisions:
         """Of the float model."""
-
-        def runner() -> TorchRunner:
-            return TorchRunner(self.model.model, self.stages.device, name="float")
-
-        return self._decisions("float", self.model.fingerprint, runner, images)
+        return self._decisions("float", None, images)
 
     def reference_decisions(self, bundle: Artifact, images: Images) -> Decisions:
         """Of a bundle's fake-quant reference."""
-
-        def runner() -> TorchRunner:
-            return TorchRunner(reference_model(bundle.read(Bundle.load)), self.stages.device, name="reference")
-
-        return self._decisions("reference", bundle.content, runner, images)
+        return self._decisions("reference", bundle, images)
 
     def graph_decisions(self, graph: Artifact, images: Images) -> Decisions:
         """Of a graph in ONNX Runtime."""
+        return self._decisions("onnx", graph, images)
 
-        def runner() -> OnnxRuntimeRunner:
-            threads = torch.get_num_threads()
-            return graph.read(lambda folder: OnnxRuntimeRunner(folder / "model.onnx", threads=threads))
+    def _decisions(self, what: What, of: Artifact | None, images: Images) -> Decisions:
+        """By this process, or shared out among those of its torchrun."""
 
-        return self._decisions("onnx", graph.content, runner, images)
+        def decide(spans: Spans, told: Progress) -> Decisions:
+            def of_files(folder: Path) -> Decisions:
+                task = Task(what=what, folder=str(folder), headless=self.headless)
+                do = alone(task, self.model, images, self.stages.device)
+                do = do if self.crew is None else shared(self.crew, task, do)
+                return decide_in_spans(images, do, spans=spans, progress=told)
 
-    def _decisions(self, what: str, content: str, runner: Callable[[], Runner], images: Images) -> Decisions:
-        return self.stages.decisions(what, content, runner, images, headless=self.headless)
+            return of_files(Path()) if of is None else of.read(of_files)
+
+        content = self.model.fingerprint if of is None else of.content
+        return self.stages.decisions(what, content, images, decide, headless=self.headless)

@@ -13,8 +13,9 @@ from erq_export.contract.errors import DataError
 from erq_export.contract.spec import EvaluateSpec
 from erq_export.data.held_out import Prepared
 from erq_export.validate.gates import broken
-from erq_export.validate.metrics import accuracy as subject
-from erq_export.validate.metrics.accuracy import Decisions, accuracy, decide, evenly
+from erq_export.validate.metrics import decisions as subject
+from erq_export.validate.metrics.accuracy import accuracy
+from erq_export.validate.metrics.decisions import Decisions, decide, evenly
 from erq_export.validate.metrics.shares import paired, share
 
 

@@ -1,0 +1,65 @@
+"""One command in the processes of one `torchrun`: the first runs it, the others help until it has ended."""
+
+from collections.abc import Callable, Sequence
+
+from erq_export.backends.crew import Crew, together
+from erq_export.backends.device import device_named
+from erq_export.contract.errors import MachineError
+from erq_export.contract.records import decode, encode
+from erq_export.contract.report import Report
+from erq_export.flow.begin import NOTHING_OWN, Own, begin
+from erq_export.flow.job import Job
+from erq_export.flow.shards import Task, alone, share_out
+from erq_export.flow.store.store import Store
+from erq_export.flow.ui import SILENT
+from erq_export.flow.work import Work
+from erq_export.validate.metrics.decisions import Decide, Decisions
+
+
+def helped(job: Job, own: Own, first: Callable[[Crew | None], Report]) -> Report:
+    """The report of `first(crew)`, which the first process runs; the others help it, and have the report from it.
+
+    What `first` raises is raised there; MachineError then in the others.
+    """
+    with together(device_named(job.device)) as crew:
+        if crew is None:
+            return first(None)
+        if crew.rank:
+            if (heard := _help(crew, job, own)) is None:
+                raise MachineError("the first process of this torchrun ended with an error", fix="see its message")
+            return heard
+        report = ""
+        try:
+            found = first(crew)
+            report = encode(found).decode()
+            return found
+        finally:
+            crew.tell(encode(Task(what="end", report=report)).decode())
+
+
+def help_first(job: Job) -> None:
+    """In another process than the first: nothing but help, until it has ended."""
+    with together(device_named(job.device)) as crew:
+        if crew is not None:
+            _help(crew, job, NOTHING_OWN)
+
+
+def _help(crew: Crew, job: Job, own: Own) -> Report | None:
+    """Do one's share of every task; model and images are read when the first one comes. What came of it; None after an error."""
+    works: list[Work] = []
+    known: dict[tuple[str, str], Decide] = {}
+    while (task := decode(Task, crew.hear().encode(), source="the first process")).what != "end":
+
+        def do(batches: range, told: Callable[[int, int], None], task: Task = task) -> Sequence[Decisions]:
+            if not works:
+                works.append(begin(job, SILENT, Store.none(), own))
+            (work,) = works
+            if work.held_out is None:
+                raise MachineError("this process has no images to measure on", fix="the same command in all processes")
+            if (task.what, task.folder) not in known:
+                known.clear()  # one model at a time
+                known[task.what, task.folder] = alone(task, work.model, work.held_out, work.stages.device)
+            return known[task.what, task.folder](batches, told)
+
+        share_out(crew, do, range(task.first, task.last))
+    return None if not task.report else decode(Report, task.report.encode(), source="the first process's report")
