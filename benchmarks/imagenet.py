@@ -25,8 +25,10 @@ from erq_export.flow.store.store import Store
 from erq_export.flow.sweep import sweep
 from erq_export.flow.terminal import Terminal
 from erq_export.flow.ui import SILENT
+from erq_export.models.aliases import ALIASES
 
 PUBLISHED = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
+PUBLISHED["full_precision"] = {name: alias.top1 for name, alias in ALIASES.items() if alias.in_paper}
 MODELS = tuple(PUBLISHED["full_precision"])
 OWN = ("rounding", "row_steps", "head_ridge", "input_ranges", "weight_percentiles")  # what can be deployed of the paper
 PUBLISHED_ERQ = {name: PAPERS["icml"].options[name] for name in OWN}

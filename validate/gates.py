@@ -6,12 +6,17 @@ from erq_export.contract.accuracy import Accuracy, Judged
 from erq_export.contract.parity import in_words
 from erq_export.contract.spec import EvaluateSpec
 
+from .sanity import doubt
+
 
 def broken(asked: EvaluateSpec, found: Accuracy) -> list[str]:
     """One sentence for each runner and bound that does not hold, with figure and bound; a figure that is missing or no number
-    holds no bound."""
+    holds no bound. A float model that is far from what is known of it holds none on classes."""
     runners = {"reference": found.reference} | found.graphs
-    return [text for name, judged in runners.items() for text in _broken(asked, found, name, judged)]
+    doubted = (
+        [] if asked.max_drop is None and asked.min_agreement is None else [text for text in (doubt(found),) if text]
+    )
+    return doubted + [text for name, judged in runners.items() for text in _broken(asked, found, name, judged)]
 
 
 def _broken(asked: EvaluateSpec, found: Accuracy, name: str, judged: Judged) -> Iterator[str]:

@@ -11,6 +11,7 @@ from erq_export.cli.opened import opened
 from erq_export.cli.options import options_of, store_options
 from erq_export.cli.places import PLACE
 from erq_export.contract.engine_spec import EngineSpec
+from erq_export.contract.spec import DataSpec, EvaluateSpec
 
 OUT = click.argument("out", type=PLACE)
 
@@ -58,17 +59,25 @@ def build(
 
 @click.command()
 @OUT
+@options_of(DataSpec, ("val", "class_map", "val_images", "workers"))
+@options_of(EvaluateSpec, ("max_drop", "min_agreement", "max_logit_error"))
 @store_options
-def validate(out: Path, store: Path | None, no_store: bool) -> None:
-    """Measure a run again, from its bundle, graphs and engines; writes a new report."""
-    from erq_export.flow.job import read_run
+def validate(out: Path, store: Path | None, no_store: bool, **words: Any) -> None:
+    """Measure a run again, from its bundle, graphs and engines; writes a new report.
 
-    job = read_run(out)
+    On the run's own held-out images and with its bounds, or with others. torchrun shares the images out:
+    torchrun --nproc-per-node 2 -m erq_export.cli validate OUT
+    """
+    from erq_export.flow.job import measured_otherwise, read_run
+
+    job = measured_otherwise(read_run(out), words)
     if helps(job):
         return
+    from erq_export.flow import preflight
     from erq_export.flow import run as flow
     from erq_export.flow.terminal import Terminal
 
+    preflight.check_images(job)
     terminal = Terminal()
     with opened(store, no_store) as kept:
         terminal.show(flow.validate(job, out, terminal, store=kept), out)

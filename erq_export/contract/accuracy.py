@@ -56,7 +56,7 @@ class Accuracy(Record, frozen=True, kw_only=True):
     """n_images were looked at, the outputs of n_compared of them, evenly spread, compared number by number.
 
     graphs: by target, one of each kind;  as_reference: images that a graph puts in the reference's class;  worst: the classes
-    that lose most, ten at most.
+    that lose most, ten at most;  published_top1: what the float model is known to reach, in per cent.
     """
 
     n_images: Count
@@ -68,3 +68,4 @@ class Accuracy(Record, frozen=True, kw_only=True):
     graphs: dict[str, Judged]
     as_reference: dict[str, Share]
     worst: tuple[ClassDrop, ...] = ()
+    published_top1: Percent | None = None

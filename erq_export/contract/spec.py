@@ -150,8 +150,8 @@ class DataSpec(Spec, frozen=True, kw_only=True):
     class_map: Annotated[
         PathName | None,
         Meta(
-            description="file that gives each class folder its index: FOLDER [INDEX] a line",
-            extra={"fix": "the name of a text file"},
+            description="file that gives each class folder its index: FOLDER [INDEX] a line; or ImageNet's unpacked devkit",
+            extra={"fix": "the name of a text file, or of the folder ILSVRC2012_devkit_t12"},
         ),
     ] = None
     val_images: Annotated[
@@ -163,6 +163,13 @@ class DataSpec(Spec, frozen=True, kw_only=True):
             extra={"fix": "at least 0"},
         ),
     ] = 0
+    workers: Annotated[
+        Annotated[int, Meta(ge=0, le=256)] | None,
+        Meta(
+            description="processes that decode images to measure on [default: beside a GPU up to 8, on a CPU none]",
+            extra={"fix": "0 to 256"},
+        ),
+    ] = None
 
 
 class MethodSpec(Spec, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from erq_export.contract.errors import DataError
 from erq_export.contract.inputs import encodable, regular_file, shown
 from erq_export.data.class_map import read_class_map
 from erq_export.data.decoding import decoded
+from erq_export.data.devkit import read_devkit
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -60,6 +61,8 @@ class ImageFolder:
         return made
 
     def _label(self, class_map: Path | None) -> tuple[int, ...]:
+        if class_map is not None and class_map.is_dir():
+            return self._by_devkit(class_map)
         names = [f.relative_to(self.root).parts for f in self.files]
         if flat := [f for f, parts in zip(self.files, names, strict=True) if len(parts) < 2]:
             raise DataError(f"{shown(flat[0])} lies in no class folder", fix="--val DIR with one folder per class")
@@ -70,6 +73,17 @@ class ImageFolder:
                 f"class folder {shown(missing[0])!r} is not in {shown(str(class_map))}", fix="add a line for it"
             )
         return tuple(index[parts[0]] for parts in names)
+
+    def _by_devkit(self, folder: Path) -> tuple[int, ...]:
+        kit = read_devkit(folder)
+        labels = [kit.label(file.relative_to(self.root)) for file in self.files]
+        for file, label in zip(self.files, labels, strict=True):
+            if label is None:
+                raise DataError(
+                    f"{shown(file)} is in no folder of a synset of {shown(folder)}, and has no validation image's number",
+                    fix="ImageNet's validation images as they were unpacked, or in folders by synset",
+                )
+        return tuple(label for label in labels if label is not None)
 
     @cached_property
     def fingerprint(self) -> str:

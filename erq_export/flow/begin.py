@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from erq_export.backends.crew import Crew
 from erq_export.backends.device import device_named
+from erq_export.backends.machine import cores
 from erq_export.calibrate.budget import budget
 from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.calibrate.published.mipq_time import mipq_estimate, weight_shapes
@@ -19,6 +22,8 @@ from erq_export.flow.ui import Ui
 from erq_export.flow.work import Course, Work
 from erq_export.models.limits import check_attention
 from erq_export.models.loading import Loaded, load, n_classes
+
+MOST_LOADERS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +57,7 @@ def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN, *, crew: Crew 
             val = validation_source(job.model.name, job.data, headless=True)
         if val is not None and val.labels is not None and job.data.val is not None and job.data.class_map is None:
             check_class_folders(val, n_classes(model.model))
-        seen = own.held_out or held_out(job, model, val)
+        seen = own.held_out or held_out(job, model, val, workers=loaders(device, job.data.workers))
         if headless and isinstance(seen, Prepared):
             seen = replace(seen, labels=None)
         if seen is not None:
@@ -84,8 +89,15 @@ def check_cost(work: Work) -> None:
         estimate.check(options.mipq_limit, option="-O mipq_limit")
 
 
-def held_out(job: Job, model: Loaded, val: ImageSource | None) -> Images | None:
-    """What is measured on, where there are held-out images."""
+def held_out(job: Job, model: Loaded, val: ImageSource | None, *, workers: int) -> Images | None:
+    """What is measured on, where there are held-out images; so many processes decode them."""
     if val is None:
         return None
-    return HeldOut(source=val, preprocess=model.identity.preprocess, limit=job.data.val_images or None)
+    limit, preprocess = job.data.val_images or None, model.identity.preprocess
+    return HeldOut(source=val, preprocess=preprocess, limit=limit, workers=workers)
+
+
+def loaders(device: torch.device, asked: int | None) -> int:
+    """Processes that decode: those asked for, else beside a GPU as many as there are cores, at most 8; on a CPU none, where the
+    model has all cores to itself."""
+    return asked if asked is not None else min(MOST_LOADERS, len(cores())) if device.type == "cuda" else 0

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from erq_export.backends.crew import Crew, together
 from erq_export.backends.device import device_named
-from erq_export.contract.errors import MachineError
+from erq_export.contract.errors import ErqError, MachineError
 from erq_export.contract.records import decode, encode
 from erq_export.contract.report import Report
 from erq_export.flow.begin import NOTHING_OWN, Own, begin
@@ -45,7 +45,12 @@ def help_first(job: Job) -> None:
 
 
 def _help(crew: Crew, job: Job, own: Own) -> Report | None:
-    """Do one's share of every task; model and images are read when the first one comes. What came of it; None after an error."""
+    """Do one's share of every task; model and images are read when the first one comes. What came of it all; None after an error.
+
+    An error of this process is the first one's to say: whoever leaves before it takes it along. Only what is no ErqError is
+    raised, at the end, for its traceback.
+    """
+    failed: Exception | None = None
     works: list[Work] = []
     known: dict[tuple[str, str], Decide] = {}
     while (task := decode(Task, crew.hear().encode(), source="the first process")).what != "end":
@@ -61,5 +66,10 @@ def _help(crew: Crew, job: Job, own: Own) -> Report | None:
                 known[task.what, task.folder] = alone(task, work.model, work.held_out, work.stages.device)
             return known[task.what, task.folder](batches, told)
 
-        share_out(crew, do, range(task.first, task.last))
+        try:
+            share_out(crew, do, range(task.first, task.last))
+        except Exception as e:  # noqa: BLE001 - raised when all is over
+            failed = e
+    if failed is not None and not isinstance(failed, ErqError):
+        raise failed
     return None if not task.report else decode(Report, task.report.encode(), source="the first process's report")

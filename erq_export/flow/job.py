@@ -152,6 +152,24 @@ def resolve(given: Mapping[str, Any], *, options: Mapping[str, Scalar] | None = 
     )
 
 
+def measured_otherwise(job: Job, words: Mapping[str, Any]) -> Job:
+    """The job of a run with other held-out images and bounds, as they were typed; what was not typed stays as it was. Another
+    --val leaves class map and number of images behind, which were those of the folder before."""
+    given = {name: word for name, word in words.items() if word is not None}
+
+    def other(part: Spec, before: Mapping[str, Any]) -> dict[str, Any]:
+        rules = hints(type(part))
+        own = {n: checked_value(w, rules[n], word=part.word(n), text=True) for n, w in given.items() if n in rules}
+        return {**before, **own}
+
+    left = {"class_map": None, "val_images": 0} if "val" in given else {}
+    return structs.replace(
+        job,
+        data=structs.replace(job.data, **other(job.data, left)),
+        evaluate=structs.replace(job.evaluate, **other(job.evaluate, {})),
+    )
+
+
 def absolute(job: Job) -> Job:
     """The job with its paths made absolute: another folder may be the current one next time."""
 

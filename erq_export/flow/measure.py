@@ -36,6 +36,7 @@ from erq_export.flow.artifacts import Artifact, read_engine
 from erq_export.flow.compare import compare
 from erq_export.flow.job import Job
 from erq_export.flow.work import Work
+from erq_export.models.aliases import published_top1
 from erq_export.validate.gates import broken
 from erq_export.validate.latency import measure_latency
 from erq_export.validate.metrics.accuracy import accuracy as beside
@@ -186,7 +187,7 @@ def accuracy(work: Work, made: Made, images: Images) -> Accuracy:
     """The float model, the reference and every graph in ONNX Runtime on the same images."""
     exact, reference = work.float_decisions(images), work.reference_decisions(made.bundle, images)
     graphs = {name: work.graph_decisions(made.graphs[name], images) for name in unique_graphs(tuple(made.graphs))}
-    return beside(exact, reference, graphs)
+    return structs.replace(beside(exact, reference, graphs), published_top1=published_top1(work.model.identity))
 
 
 def latency(work: Work, graph: Artifact, pixels: Tensor) -> Latency:

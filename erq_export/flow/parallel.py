@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from erq_export.backends.machine import cores
 from erq_export.calibrate.budget import MIB, budget
 from erq_export.contract.memory import available_memory
 from erq_export.contract.records import decode, encode
@@ -82,12 +83,7 @@ def n_workers(n_pieces: int, bytes_each: float) -> int:
     if n_pieces < LEAST:
         return 1
     room = int((available_memory() or 0) / 2 / (WORKER_BYTES + bytes_each))
-    return max(1, min(n_pieces, n_cores(), room, MOST_WORKERS))
-
-
-def n_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(n_pieces, len(cores()), room, MOST_WORKERS))
 
 
 def fill(pieces: Sequence[Piece], *, workers: int, progress: Callable[[int], None]) -> None:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from erq_export.contract.bench import Bench
@@ -29,13 +37,17 @@ class Terminal:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last = 0.0
+        self._begun = "", 0, 0.0  # what, how much of it was done, and when, as it was heard of first
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         if not self.console.is_terminal:
             self.console.print(f"{name} …")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+        left = TimeRemainingColumn()
+        with Progress(
+            *columns, left, console=self.console, transient=True, disable=not self.console.is_terminal
+        ) as bar:
             self._bar, self._task = bar, bar.add_task(name, total=None)
             self._last = time.perf_counter()
             try:
@@ -44,11 +56,22 @@ class Terminal:
                 self._bar = self._task = None
 
     def progress(self, what: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if what != self._begun[0] or done < self._begun[1]:
+            self._begun = what, done, now
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=what, completed=done, total=total)
-        if not self.console.is_terminal and time.perf_counter() - self._last > LINE_EVERY_S:
-            self._last = time.perf_counter()
-            self.console.print(f"  {what} ({done} of {total})")
+        if not self.console.is_terminal and now - self._last > LINE_EVERY_S:
+            self._last = now
+            self.console.print(f"  {what} ({done} of {total}{self._left(done, total, now)})")
+
+    def _left(self, done: int, total: int, now: float) -> str:
+        """How long the rest takes, where each piece takes as long as those before it."""
+        _, first, began = self._begun
+        if done <= first:
+            return ""
+        seconds = (now - began) / (done - first) * (total - done)
+        return f", {seconds / 60:.0f} min left" if seconds > 90 else f", {seconds:.0f} s left"
 
     def note(self, text: str) -> None:
         self.console.print(text)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from erq_export.contract.identity import Identity
 from erq_export.contract.records import Scalar
 
 PAPER_RIDGE = 1e4  # λ of ERQ for ImageNet models and 32 images, but for DeiT-T
@@ -12,7 +13,9 @@ PAPER_RIDGE = 1e4  # λ of ERQ for ImageNet models and 32 images, but for DeiT-T
 class Alias:
     """A timm name with its tag; preprocessing as evaluated; what differs from the general defaults of a job.
 
-    options: of the methods that have them;  defaults: of the job's other fields;  paper_ridge: the paper's λ for this model.
+    options: of the methods that have them;  defaults: of the job's other fields;  paper_ridge: the paper's λ for this model;
+    top1: of the float model in per cent, on ImageNet's 50,000 validation images as the paper has it; the demo's on its held-out
+    digits.
     """
 
     timm_name: str
@@ -22,6 +25,7 @@ class Alias:
     paper_ridge: float = PAPER_RIDGE
     note: str = ""
     in_paper: bool = True
+    top1: float | None = None
 
 
 VIT = SWIN = {"crop_pct": 0.9}  # timm's own, written down so that it can be listed without torch
@@ -35,20 +39,21 @@ ALIASES: dict[str, Alias] = {
     "vit_t": Alias(
         timm_name="vit_tiny_patch16_224.augreg_in21k_ft_in1k", preprocess=VIT, note=LIKE_VIT, in_paper=False
     ),
-    "vit_s": Alias(timm_name="vit_small_patch16_224.augreg_in21k_ft_in1k", preprocess=VIT),
-    "vit_b": Alias(timm_name="vit_base_patch16_224.augreg_in21k_ft_in1k", preprocess=VIT),
-    "deit_t": Alias(timm_name="deit_tiny_patch16_224.fb_in1k", preprocess=DEIT, paper_ridge=1e3),
-    "deit_s": Alias(timm_name="deit_small_patch16_224.fb_in1k", preprocess=DEIT),
-    "deit_b": Alias(timm_name="deit_base_patch16_224.fb_in1k", preprocess=DEIT),
+    "vit_s": Alias(timm_name="vit_small_patch16_224.augreg_in21k_ft_in1k", preprocess=VIT, top1=81.39),
+    "vit_b": Alias(timm_name="vit_base_patch16_224.augreg_in21k_ft_in1k", preprocess=VIT, top1=84.54),
+    "deit_t": Alias(timm_name="deit_tiny_patch16_224.fb_in1k", preprocess=DEIT, paper_ridge=1e3, top1=72.21),
+    "deit_s": Alias(timm_name="deit_small_patch16_224.fb_in1k", preprocess=DEIT, top1=79.85),
+    "deit_b": Alias(timm_name="deit_base_patch16_224.fb_in1k", preprocess=DEIT, top1=81.80),
     "swin_t": Alias(timm_name="swin_tiny_patch4_window7_224.ms_in1k", preprocess=SWIN, note=LIKE_SWIN, in_paper=False),
-    "swin_s": Alias(timm_name="swin_small_patch4_window7_224.ms_in1k", preprocess=SWIN),
-    "swin_b": Alias(timm_name="swin_base_patch4_window7_224.ms_in22k_ft_in1k", preprocess=SWIN),
+    "swin_s": Alias(timm_name="swin_small_patch4_window7_224.ms_in1k", preprocess=SWIN, top1=83.23),
+    "swin_b": Alias(timm_name="swin_base_patch4_window7_224.ms_in22k_ft_in1k", preprocess=SWIN, top1=85.27),
     "demo": Alias(
         timm_name="vit_tiny_patch16_224",
         paper_ridge=DEMO_RIDGE,
         defaults={"compare": ("w3a4", "w2a4"), "seeds": 5},
         note="bundled: handwritten digits, weights and images included",
         in_paper=False,
+        top1=99.16,
     ),
 }
 
@@ -56,3 +61,11 @@ ALIASES: dict[str, Alias] = {
 def paper_ridge(name: str) -> float:
     """The paper's λ for a model: that of its alias, else the usual one."""
     return ALIASES[name].paper_ridge if name in ALIASES else PAPER_RIDGE
+
+
+def published_top1(identity: Identity) -> float | None:
+    """What the float model is known to reach, with the weights that the figure is about; None where nothing is."""
+    if identity.weights == "bundled":
+        return ALIASES["demo"].top1
+    known = {alias.timm_name: alias.top1 for alias in ALIASES.values()}
+    return known.get(identity.timm_name) if identity.weights == "pretrained" else None

@@ -12,6 +12,7 @@ from PIL import Image
 from erq_export.contract.bundle import DataFingerprint
 from erq_export.contract.errors import DataError, SpecError
 from erq_export.contract.preprocess import Preprocess
+from erq_export.data import held_out
 from erq_export.data.batches import batches
 from erq_export.data.calibration_set import CalibrationSet, calibration_set
 from erq_export.data.images import ImageFolder, read_class_map
@@ -283,3 +284,32 @@ def test_pixels_that_are_not_finite_are_refused(folder: Path) -> None:
         preprocess(std=(1e-39, 1.0, 1.0))
     with pytest.raises(SpecError, match="mean"):
         preprocess(mean=(float("nan"), 0.0, 0.0))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # torch: more processes than cores
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_decode_the_same_pixels_in_the_same_order(folder: Path, workers: int) -> None:
+    source, order = ImageFolder(folder), [4, 0, 2, 1, 3]
+    here = list(batches(source, preprocess(), order, 2))
+    there = list(batches(source, preprocess(), order, 2, workers=workers))
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+def test_an_error_in_a_worker_keeps_its_type_and_its_fix(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cat\.png") as caught:
+        list(batches(ImageFolder(tmp_path), preprocess(), [0], 1, workers=1))
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("share", [range(2), range(1, 3), range(0, 3, 2), range(3)], ids=str)
+def test_a_share_of_the_batches_is_those_of_the_whole(
+    folder: Path, share: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_out, "BATCH", 2)
+    for remembered in (0, held_out.REMEMBERED):
+        monkeypatch.setattr(held_out, "REMEMBERED", remembered)
+        images = held_out.HeldOut(source=ImageFolder(folder), preprocess=preprocess())
+        part, whole = list(images.pixels(share)), list(images.pixels())
+        assert [len(batch) for batch in whole] == [2, 2, 1]
+        assert all(torch.equal(batch, whole[i]) for i, batch in zip(share, part, strict=True))

@@ -8,6 +8,8 @@ from erq_export.contract.manifest import told
 from erq_export.contract.parity import in_words
 from erq_export.contract.report import Latency, PriceRow, Report, TargetReport
 
+from ..sanity import doubt
+
 VALUES = ".attn.proj"  # a rotated attention is named by the Linear that reads its values
 
 
@@ -20,6 +22,8 @@ def _sentences(report: Report) -> Iterator[str]:
     model, quantization = report.model, report.quantization
     if model.weights == "random":
         yield "Random weights (--no-pretrained): every accuracy figure in this report means nothing."
+    if report.accuracy is not None and (text := doubt(report.accuracy)):
+        yield f"WARNING: {text}"
     yield (
         f"{model.timm_name} ({_weights(model)}), {len(report.layers)} layers quantized to {quantization.bits} with "
         f"{quantization.method} from {report.data.n_images} images."
