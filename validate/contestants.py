@@ -146,6 +146,15 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
+def is_here(name: str) -> bool:
+    """Does this machine have that kind of runner?"""
+    try:
+        KINDS[name].check()
+    except MachineError:
+        return False
+    return True
+
+
 def takers(subject: Subject, asked: frozenset[str], kinds: Mapping[str, Kind] = KINDS) -> list[str]:
     """The kinds that run the subject: those taken always and those asked for."""
     known = [name for name, kind in kinds.items() if kind.takes == subject.takes]

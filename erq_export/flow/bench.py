@@ -21,7 +21,7 @@ from erq_export.contract.report import Report
 from erq_export.contract.targets import deployable, named
 from erq_export.exporters.lint.load import parse
 from erq_export.flow.artifacts import Artifact
-from erq_export.flow.engines import checked, engine_runner
+from erq_export.flow.engines import MODEL_ENGINE, checked, engine_runner
 from erq_export.flow.job import Job
 from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
@@ -35,7 +35,7 @@ from erq_export.validate.report.bench_words import notes
 from erq_export.validate.report.markdown import markdown
 
 PACKAGES = ("torch", "onnxruntime-gpu", "openvino", "tensorrt-rtx-cu13", "tensorrt")
-TWIN, MODEL_ENGINE = "float32", "model.engine"
+TWIN = "float32"
 ON_ONNXRUNTIME = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt")
 RUNS_ON: Mapping[str, tuple[str, ...] | None] = {"onnx": None}  # by target; a graph for TensorRT runs there alone
 

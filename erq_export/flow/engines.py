@@ -26,6 +26,7 @@ from erq_export.validate.engine_runner import EngineRunner
 
 TARGET_OF = {target.package: target.name for target in TARGETS.values() if target.package is not None}
 AMPERE = (8, 0)
+MODEL_ENGINE = "model.engine"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,15 @@ def engine_runner(
         host_code=record is not None and "any_version" in record.flags,
     )
     return EngineRunner(loaded, name=name)
+
+
+def runs_here(engine: Path) -> bool:
+    """Can the engine be loaded on this machine: its GPU and package are here, and the file is the one that was recorded?"""
+    try:
+        checked(engine)
+    except (MachineError, EngineError):
+        return False
+    return gpu_here() is not None
 
 
 def checked(

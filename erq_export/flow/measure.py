@@ -34,9 +34,12 @@ from erq_export.flow import bench
 from erq_export.flow.ablation import price
 from erq_export.flow.artifacts import Artifact, read_engine
 from erq_export.flow.compare import compare
+from erq_export.flow.engines import MODEL_ENGINE, runs_here
 from erq_export.flow.job import Job
+from erq_export.flow.shards import What
 from erq_export.flow.work import Work
 from erq_export.models.aliases import published_top1
+from erq_export.validate.contestants import is_here
 from erq_export.validate.gates import broken
 from erq_export.validate.latency import measure_latency
 from erq_export.validate.metrics.accuracy import accuracy as beside
@@ -45,6 +48,7 @@ from erq_export.validate.runners import OnnxRuntimeRunner
 
 PARITY_IMAGES = 4  # teacher-forced inputs of every layer are compared on these
 LATENCY_BATCH = 1
+OTHERS: tuple[What, ...] = ("openvino", "onnxruntime-cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,10 +188,23 @@ def unique_graphs(targets: tuple[str, ...]) -> list[str]:
 
 
 def accuracy(work: Work, made: Made, images: Images) -> Accuracy:
-    """The float model, the reference and every graph in ONNX Runtime on the same images."""
+    """The float model, the reference, every graph in every runner that this machine has, and the engines that run here, on the
+    same images."""
     exact, reference = work.float_decisions(images), work.reference_decisions(made.bundle, images)
-    graphs = {name: work.graph_decisions(made.graphs[name], images) for name in unique_graphs(tuple(made.graphs))}
+    graphs = {}
+    for name in unique_graphs(tuple(made.graphs)):
+        graphs[name] = work.graph_decisions(made.graphs[name], images)
+        for runner in other_runners(name):
+            graphs[f"{name} in {runner}"] = work.graph_decisions(made.graphs[name], images, runner)
+    for name, engine in made.engines.items():
+        if engine.read(lambda folder: runs_here(folder / MODEL_ENGINE)):
+            graphs[f"{name} engine"] = work.graph_decisions(engine, images, "engine")
     return structs.replace(beside(exact, reference, graphs), published_top1=published_top1(work.model.identity))
+
+
+def other_runners(target: str) -> list[What]:
+    """Where else than in ONNX Runtime on the CPU a target's graph runs here: what is meant for TensorRT runs there alone."""
+    return [name for name in OTHERS if target == "onnx" and is_here(name)]
 
 
 def latency(work: Work, graph: Artifact, pixels: Tensor) -> Latency:

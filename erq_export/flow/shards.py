@@ -18,12 +18,14 @@ from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import MachineError
 from erq_export.contract.records import Record, encode
 from erq_export.data.held_out import BATCH, Images
+from erq_export.flow.engines import MODEL_ENGINE, engine_runner
 from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import reference_model
+from erq_export.validate.contestants import KINDS, Subject
 from erq_export.validate.metrics.decisions import Decide, Decisions, Progress, decided
-from erq_export.validate.runners import OnnxRuntimeRunner, Runner, TorchRunner
+from erq_export.validate.runners import Runner, TorchRunner
 
-What = Literal["float", "reference", "onnx"]
+What = Literal["float", "reference", "onnxruntime", "openvino", "onnxruntime-cuda", "engine"]
 
 
 class Task(Record, frozen=True, kw_only=True):
@@ -41,13 +43,16 @@ class Task(Record, frozen=True, kw_only=True):
 
 
 def runner_of(task: Task, model: Loaded, device: torch.device) -> Runner:
-    """What decides: the float model, the reference of a bundle, or a graph in ONNX Runtime."""
+    """What decides: the float model, the reference of a bundle, a graph in one of its runners, or an engine."""
     folder = Path(task.folder)
     if task.what == "float":
         return TorchRunner(model.model, device, name="float")
     if task.what == "reference":
         return TorchRunner(reference_model(Bundle.load(folder)), device, name="reference")
-    return OnnxRuntimeRunner(folder / "model.onnx", threads=torch.get_num_threads())
+    if task.what == "engine":
+        return engine_runner(folder / MODEL_ENGINE)
+    graph = Subject(name=task.what, takes="graph", role="ours", path=folder / "model.onnx")
+    return KINDS[task.what].make(graph, torch.get_num_threads(), task.what)
 
 
 def alone(task: Task, model: Loaded, images: Images, device: torch.device) -> Decide:

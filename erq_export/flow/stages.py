@@ -194,7 +194,7 @@ class Stages:
     def decisions(
         self, what: str, content: str, images: Images, decide: Callable[[Spans, Progress], Decisions], *, headless: bool
     ) -> Decisions:
-        """What a runner makes of every image; `content` is the hash of what runs, `what` its name in progress.
+        """What a runner makes of every image; `content` is the hash of what runs, `what` tells in what.
 
         `decide` is called only where nothing is kept, and goes on behind the spans that an interrupted run has kept. DataError
         where a label is beyond the model's classes.
@@ -204,7 +204,8 @@ class Stages:
             found = decide(KeptSpans(work.checkpoints), partial(self.ui.progress, what))
             save_decisions(found, work.folder / DECISIONS)
 
-        inputs = {"subject": content, "images": images.fingerprint, **self.arithmetic(), **versions("onnxruntime-gpu")}
+        inputs = {"subject": content, "runner": what, "images": images.fingerprint, **self.arithmetic()}
+        inputs |= versions("onnxruntime-gpu", "openvino")
         kept = self._kept("decisions", inputs, {"headless": headless}, make, f"decisions of {what}")
         found = kept.read(lambda folder: load_decisions(folder / DECISIONS))
         check_labels(images.labels, found.n_classes)

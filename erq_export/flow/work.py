@@ -91,9 +91,9 @@ class Work:
         """Of a bundle's fake-quant reference."""
         return self._decisions("reference", bundle, images)
 
-    def graph_decisions(self, graph: Artifact, images: Images) -> Decisions:
-        """Of a graph in ONNX Runtime."""
-        return self._decisions("onnx", graph, images)
+    def graph_decisions(self, graph: Artifact, images: Images, runner: What = "onnxruntime") -> Decisions:
+        """Of a graph in ONNX Runtime on the CPU, or in another runner; of an engine, whose files lie in place of the graph's."""
+        return self._decisions(runner, graph, images)
 
     def _decisions(self, what: What, of: Artifact | None, images: Images) -> Decisions:
         """By this process, or shared out among those of its torchrun."""

@@ -335,7 +335,7 @@ def test_the_report_holds_what_was_measured(finished: Path) -> None:
     assert [str(row.bits) + row.method for row in report.comparison] == ["w4a4rtn", "w4a4erq", "w3a4rtn", "w3a4erq"]
     assert all(row.top1_onnx is not None and len(row.top1_onnx.all) == 2 for row in report.comparison)
     assert report.accuracy is not None
-    assert set(report.accuracy.graphs) == {"onnx", "tensorrt-rtx"}
+    assert set(report.accuracy.graphs) - {"onnx in openvino"} == {"onnx", "tensorrt-rtx"}
     assert {s.name for s in report.stages} >= {"load", "calibrate", "export", "build tensorrt-rtx", "parity"}
     assert all(s.wall_s >= 0 and s.peak_mib > 0 for s in report.stages)
     engine, claims = report.targets["tensorrt-rtx"].engine, report.targets["tensorrt-rtx"].claims

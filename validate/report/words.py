@@ -76,7 +76,7 @@ def _accuracy(accuracy: Accuracy | None) -> Iterator[str]:
         )
     yield _outputs("The fake-quant reference", reference, accuracy)
     for name, graph in accuracy.graphs.items():
-        what = f"The {name} graph in ONNX Runtime"
+        what = _what(name)
         if graph.top1 is not None:
             yield (
                 f"{what}: {graph.top1.value:.2f} %, same class as the reference on "
@@ -89,6 +89,14 @@ def _accuracy(accuracy: Accuracy | None) -> Iterator[str]:
             )
         else:
             yield _outputs(what, graph, accuracy)
+
+
+def _what(name: str) -> str:
+    """ "onnx" is a target's graph in ONNX Runtime; "onnx in openvino" and "tensorrt engine" name what runs it."""
+    if name.endswith(" engine"):
+        return f"The {name}"
+    target, _, runner = name.partition(" in ")
+    return f"The {target} graph in {runner or 'ONNX Runtime'}"
 
 
 def _outputs(what: str, judged: Judged, accuracy: Accuracy) -> str:
