@@ -3,7 +3,7 @@
 Letters:  x (…, k) input;  s its scale, qmin … qmax its grid;  q (k, n) integer weight;  s_w (n,) its scales
           s₀ a power of two ≥ max s_w, r = s_w / s₀ (n,)
 
-    channel:  Clip → Q(s) → DQ(s) → MatMul(DQ(q, s_w, axis 1)) → Add(b)                        ONNX Runtime
+    channel:  Q(s) → Clip → DQ(s) → MatMul(DQ(q, s_w, axis 1)) → Add(b)                        ONNX Runtime
     scalar:   Clip → Q(s) → DQ(s) → MatMul(DQ(q, s₀)) → Mul(r) → Add(b)                        TensorRT
 How x is quantized is `container`'s to know, q, k, v and the softmax `operands`' (form of the weights:
 docs/backends.md, "Weight forms").
@@ -60,7 +60,7 @@ def _lower(editor: Editor, marker: ir.Node, target: Target, pack: Pack) -> Lower
         lifted = ir.Shape([x.shape[0], 1, x.shape[1]])
         x = editor.node(marker, "Unsqueeze", [x, axes], f"{path}/Unsqueeze", dtype=x.dtype, shape=lifted)
 
-    narrowing: Narrowing = "codes" if target.container == "int8" and follows_int8_attention(marker) else "float"
+    narrowing: Narrowing = "codes" if target.container == "uint8" or follows_int8_attention(marker) else "float"
     act = carry(editor, marker, x, s, qmin, qmax, path=path, target=target, narrowing=narrowing)
     shape = ir.Shape([*(x.shape or ())[:-1], q.shape[0]])
     weight_q = np.ascontiguousarray(q.T)  # (k, n)
