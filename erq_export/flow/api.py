@@ -26,7 +26,7 @@ from erq_export.contract.report import Report
 from erq_export.contract.spec import Bits, Pack
 from erq_export.contract.targets import named
 from erq_export.data.given import Calibration, Given, calibration_from, gathered
-from erq_export.data.held_out import HeldOut, Images, Prepared
+from erq_export.data.held_out import HeldOut, Images, Prepared, some
 from erq_export.data.images import ImageFolder
 from erq_export.data.sources import check_class_folders
 from erq_export.flow import bench as timing
@@ -42,6 +42,7 @@ from erq_export.models.loading import n_classes
 from erq_export.models.own import Architecture, own_model
 from erq_export.models.rebuild import attention_shapes, reference_model
 from erq_export.validate.metrics.accuracy import decide
+from erq_export.validate.parity.decision import MOST as DECISIONS
 from erq_export.validate.runners import OnnxRuntimeRunner, TorchRunner
 
 Model = str | nn.Module
@@ -195,7 +196,9 @@ def validate(
     with opened(store) as kept, _saved(found) as artifact:
         stages = _stages(kept, ui)
         pixels = next(iter(images.pixels()))[:PARITY_IMAGES]
-        parity = stages.parity(artifact, Artifact.at(graph.path.parent), pixels, images.fingerprint)
+        parity = stages.parity(
+            artifact, Artifact.at(graph.path.parent), pixels, images.fingerprint, some(images, DECISIONS)
+        )
         reference = decide(TorchRunner(reference_model(found), stages.device), images)
         onnx = decide(OnnxRuntimeRunner(graph.path), images)
     labelled = images.labels is not None
