@@ -58,8 +58,12 @@ def build(
 @click.command()
 @OUT
 @store_options
-def validate(out: Path, store: Path | None, no_store: bool) -> None:
-    """Measure a run again, from its bundle, graphs and engines; writes a new report."""
+@click.option("--bisect", is_flag=True, help="name the first block and site that differs, and write what shows it")
+def validate(out: Path, store: Path | None, no_store: bool, bisect: bool) -> None:
+    """Measure a run again, from its bundle, graphs and engines; writes a new report.
+
+    --bisect measures nothing: it walks from the reference to each graph and writes OUT/bisect.
+    """
     from erq_export.flow.job import read_run
 
     job = read_run(out)
@@ -68,7 +72,15 @@ def validate(out: Path, store: Path | None, no_store: bool) -> None:
 
     terminal = Terminal()
     with opened(store, no_store) as kept:
-        terminal.show(flow.validate(job, out, terminal, store=kept), out)
+        if not bisect:
+            terminal.show(flow.validate(job, out, terminal, store=kept), out)
+            return
+        from erq_export.flow import bisect as walk
+
+        found = walk.bisect(job, out, terminal, store=kept)
+    for record in found:
+        click.echo(record.says())
+    walk.raise_differences(found, out)
 
 
 @click.command()

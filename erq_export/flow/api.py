@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from erq_export.backends.device import device_named
 from erq_export.contract.bench import Bench
+from erq_export.contract.bisection import Bisection
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.errors import SpecError
@@ -30,6 +31,7 @@ from erq_export.data.held_out import HeldOut, Images, Prepared, some
 from erq_export.data.images import ImageFolder
 from erq_export.data.sources import check_class_folders
 from erq_export.flow import bench as timing
+from erq_export.flow import bisect as walking
 from erq_export.flow import run as flow
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin
@@ -216,6 +218,15 @@ def bench(out: str | Path, *, store: Kept = None, ui: Where = None, **asked: Any
         return timing.bench(read_run(Path(out)), Path(out), shown(ui), store=kept, asked=timing.spec(asked))
 
 
+def bisect(out: str | Path, *, store: Kept = None, ui: Where = None) -> tuple[Bisection, ...]:
+    """For every graph of the run in the folder `out`, the first place that differs from what was calibrated.
+
+    What is needed to see it again is written to OUT/bisect. Nothing is raised for a difference: see `first` and `equal`.
+    """
+    with opened(store) as kept:
+        return walking.bisect(read_run(Path(out)), Path(out), shown(ui), store=kept)
+
+
 def _asked(
     model: Model,
     bits: str | Bits | None,
@@ -276,4 +287,4 @@ def _stages(store: Store, ui: Where) -> Stages:
     return Stages(store=store, ui=shown(ui), device=device_named("cpu"))
 
 
-__all__ = ["Engine", "Graph", "Job", "Validation", "bench", "build", "calibrate", "export", "run", "validate"]
+__all__ = ["Engine", "Graph", "Job", "Validation", "bench", "bisect", "build", "calibrate", "export", "run", "validate"]

@@ -4,6 +4,7 @@ import json
 
 from erq_export.contract.accuracy import Accuracy, ClassDrop, Judged, Paired, Share
 from erq_export.contract.bench import Bench, BenchSpec, GpuState, Line, Speedup, State
+from erq_export.contract.bisection import Bisection, Difference
 from erq_export.contract.block_parity import BlockParity
 from erq_export.contract.bundle import BundleDescription, DataFingerprint
 from erq_export.contract.constant_parity import ConstantDifference, ConstantParity, OriginParity
@@ -241,6 +242,25 @@ def parity() -> ParityReport:
     )
 
 
+def bisection() -> Bisection:
+    first = Difference(
+        block="blocks.0", site=LAYER, kind="codes", found=3.0, bound=0.0, says=f"{LAYER}: 3 of 512 input codes differ"
+    )
+    return Bisection(
+        target="onnx",
+        graph_sha256=SHA256,
+        bundle_sha256=SHA256,
+        n_images=4,
+        foreign=("onnx/model.onnx is not the file that the run wrote",),
+        first=first,
+        n_differences=2,
+        checked={"codes": 512},
+        summary="against the reference on 4 images",
+        reproduction=("piece.onnx", "tensors.npz"),
+        not_executed=("the engine was not run",),
+    )
+
+
 def report() -> Report:
     timing = Timing(p50_ms=1.0, p90_ms=1.5, p99_ms=2.0, mean_ms=1.25, min_ms=0.5)
     return Report(
@@ -409,6 +429,7 @@ def every_file() -> dict[type[FileRecord], FileRecord]:
     """An example of each."""
     examples = (
         bench(),
+        bisection(),
         description(),
         run_record(),
         manifest(),
