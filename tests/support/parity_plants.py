@@ -17,28 +17,33 @@ Damage = Callable[[ir.Graph], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Plant:
-    """`site` within the block, of `kind`;  numeric: outputs differ too, so that the block that holds it fails."""
+    """`site` within the block, of `kind`;  coarse: the block's output shows it beside what the block itself amplifies;  fine: it
+    may not show in a single number of the piece's output."""
 
     damage: Damage
     site: str
     kind: str
-    numeric: bool = True
+    coarse: bool = False
+    fine: bool = False
 
 
 def plants(block: str, *, zero_points: bool, integer_attention: bool) -> dict[str, Plant]:
-    """All faults, in one block. zero_points: has the graph other zero points than 0;  integer_attention: are q and k quantized."""
+    """All faults, in one block. zero_points: has the graph others than 0;  integer_attention: are q and k quantized."""
     qkv, proj, fc1, fc2 = (f"{block}.{part}" for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"))
-    norm, behind = f"{block}.norm2", f"{block}.attn.q" if integer_attention else proj
+    norm, behind = f"{block}.norm2", f"{block}.attn.softmax" if integer_attention else proj
     other = fc2 if zero_points else ""
     return {
-        "input scale, 1 ULP": Plant(damage=ulp(f"{fc1}.act_scale_q"), site=fc1, kind="input scale", numeric=False),
+        "input scale, 1 ULP": Plant(damage=ulp(f"{fc1}.act_scale_q"), site=fc1, kind="input scale", fine=True),
         "dequantizer scale, 1 ULP": Plant(
-            damage=ulp(f"{fc2}.act_scale_dq"), site=fc2, kind="dequantizer scale", numeric=False
+            damage=ulp(f"{fc2}.act_scale_dq"), site=fc2, kind="dequantizer scale", fine=True
         ),
-        "weight scale, 1 ULP": Plant(damage=ulp(f"{qkv}.weight_scale"), site=qkv, kind="weight scale", numeric=False),
+        "weight scale, 1 ULP": Plant(damage=ulp(f"{qkv}.weight_scale"), site=qkv, kind="weight scale", fine=True),
         "input scale, 1 %": Plant(damage=times(f"{fc1}.act_scale_q", 1.01), site=fc1, kind="input scale"),
         "dequantizer scale, 1 %": Plant(damage=times(f"{fc1}.act_scale_dq", 1.01), site=fc1, kind="dequantizer scale"),
         "weight scale, 1 %": Plant(damage=times(f"{fc2}.weight_scale", 1.01), site=fc2, kind="weight scale"),
+        "weight scale, negative": Plant(
+            damage=times(f"{fc2}.weight_scale", -1), site=fc2, kind="weight scale", coarse=True
+        ),
         "wrong weight row": Plant(damage=row(f"{proj}.weight_q"), site=proj, kind="weight integers"),
         "swapped zero point": Plant(
             damage=swapped(f"{fc1}.act_zero_point", f"{other}.act_zero_point")
@@ -47,9 +52,11 @@ def plants(block: str, *, zero_points: bool, integer_attention: bool) -> dict[st
             site=fc1,
             kind="zero point",
         ),
-        "missing Clip": Plant(damage=without(f"{fc2}/Clip"), site=fc2, kind="clip", numeric=False),
-        "q and k exchanged": Plant(damage=q_and_k_exchanged(qkv), site=behind, kind="float operators"),
-        "LayerNorm's epsilon": Plant(damage=epsilon(norm), site=norm, kind="epsilon", numeric=False),
+        "missing Clip": Plant(damage=without(f"{fc2}/Clip"), site=fc2, kind="clip", fine=True),
+        "q and k exchanged": Plant(
+            damage=q_and_k_exchanged(f"{block}.attn", integer=integer_attention), site=behind, kind="float operators"
+        ),
+        "LayerNorm's epsilon": Plant(damage=epsilon(norm), site=norm, kind="epsilon"),
         "LayerNorm's weight": Plant(damage=times(f"{norm}.weight", 1.01), site=norm, kind="norm weight"),
     }
 
@@ -105,13 +112,16 @@ def without(name: str) -> Damage:
     return damage
 
 
-def q_and_k_exchanged(qkv: str) -> Damage:
-    """Whoever reads q reads k, and the other way round."""
+def q_and_k_exchanged(attn: str, *, integer: bool = False) -> Damage:
+    """Whoever reads q reads k, and the other way round; integer: behind their quantizers."""
 
     def damage(graph: ir.Graph) -> None:
-        product = _node(graph, f"{qkv}/Add").outputs[0]
-        (split,) = [use.node for use in product.uses() if use.node.op_type == "Split"]
-        q, k = split.outputs[0], split.outputs[1]
+        if integer:
+            q, k = (_node(graph, f"{attn}.{role}/Dequantize").outputs[0] for role in "qk")
+        else:
+            product = _node(graph, f"{attn}.qkv/Add").outputs[0]
+            (split,) = [use.node for use in product.uses() if use.node.op_type == "Split"]
+            q, k = split.outputs[0], split.outputs[1]
         of_q, of_k = list(q.uses()), list(k.uses())
         for use in of_q:
             use.node.replace_input_with(use.idx, k)

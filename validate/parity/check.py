@@ -79,7 +79,7 @@ def check_parity(
     blocks = []
     for block, x in inputs_of(blocks_of(reference, graph, quantized, pixels), pixels):
         progress(f"block {block.path}", len(modules), len(modules))
-        blocks.append(check_block(reference, graph, block, x, draws=draws, seed=seed))
+        blocks.append(check_block(reference, graph, block, x, seed=seed))
     progress("whole model", len(modules), len(modules))
     e = HALF_E if target.carrier == "float16" else FLOAT_E
     headless = getattr(reference, "num_classes", None) == 0

@@ -55,11 +55,12 @@ def floor_of(
     start: float = FLOAT_E,
     draws: int = DRAWS,
     seed: int = 0,
+    largest: float = LARGEST_E,
 ) -> NoiseFloor:
     """Median over `draws` seeded perturbations of `model`'s layers while `forward(e, generator)` runs; undisturbed it gives
     `want`.
 
-    e grows tenfold, to at most 1e-2, until the median is above 0: with too small an e no code crosses an edge and the
+    e grows tenfold, to at most `largest`, until the median is above 0: with too small an e no code crosses an edge and the
     floor says nothing (docs/backends.md, "Parity").
     """
 
@@ -72,6 +73,6 @@ def floor_of(
     e = start
     while True:
         errors, cosines = zip(*(moved(e, i) for i in range(draws)), strict=True)
-        if median(errors) > 0 or 10 * e > LARGEST_E * 1.001:
+        if median(errors) > 0 or 10 * e > largest * 1.001:
             return NoiseFloor(relative_l2=median(errors), cosine=median(cosines), draws=errors, perturbation=e)
         e *= 10
