@@ -18,16 +18,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from erq_export.exporters.lint.check import check as check
     from erq_export.flow.api import bench as bench
+    from erq_export.flow.api import bisect as bisect
     from erq_export.flow.api import build as build
     from erq_export.flow.api import calibrate as calibrate
     from erq_export.flow.api import export as export
     from erq_export.flow.api import run as run
     from erq_export.flow.api import validate as validate
 
-__all__ = ["__version__", "bench", "build", "calibrate", "check", "export", "run", "validate"]
+__all__ = ["__version__", "bench", "bisect", "build", "calibrate", "check", "export", "run", "validate"]
 
 _WHERE = {
     "bench": "erq_export.flow.api:bench",
+    "bisect": "erq_export.flow.api:bisect",
     "build": "erq_export.flow.api:build",
     "check": "erq_export.exporters.lint.check:check",
     "export": "erq_export.flow.api:export",

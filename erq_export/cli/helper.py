@@ -5,11 +5,13 @@ import os
 from erq_export.flow.job import Job
 
 
-def helps(job: Job) -> bool:
-    """In such a process: do one's share until the first has ended, well or not, which is its to say; then True."""
+def helps(job: Job, *, alone: bool = False) -> bool:
+    """In such a process: do one's share until the first has ended, well or not, which is its to say; then True. alone: the first
+    asks nobody."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0":
         return False
-    from erq_export.flow.helping import help_first
+    if not alone:
+        from erq_export.flow.helping import help_first
 
-    help_first(job)
+        help_first(job)
     return True

@@ -62,16 +62,19 @@ def build(
 @options_of(DataSpec, ("val", "class_map", "val_images", "workers"))
 @options_of(EvaluateSpec, ("max_drop", "min_agreement", "max_logit_error"))
 @store_options
-def validate(out: Path, store: Path | None, no_store: bool, **words: Any) -> None:
+@click.option("--bisect", is_flag=True, help="name the first block and site that differs, and write what shows it")
+def validate(out: Path, store: Path | None, no_store: bool, bisect: bool, **words: Any) -> None:
     """Measure a run again, from its bundle, graphs and engines; writes a new report.
 
     On the run's own held-out images and with its bounds, or with others. torchrun shares the images out:
     torchrun --nproc-per-node 2 -m erq_export.cli validate OUT
+
+    --bisect measures nothing: it walks from the reference to each graph and writes OUT/bisect.
     """
     from erq_export.flow.job import measured_otherwise, read_run
 
     job = measured_otherwise(read_run(out), words)
-    if helps(job):
+    if helps(job, alone=bisect):
         return
     from erq_export.flow import preflight
     from erq_export.flow import run as flow
@@ -80,7 +83,15 @@ def validate(out: Path, store: Path | None, no_store: bool, **words: Any) -> Non
     preflight.check_images(job)
     terminal = Terminal()
     with opened(store, no_store) as kept:
-        terminal.show(flow.validate(job, out, terminal, store=kept), out)
+        if not bisect:
+            terminal.show(flow.validate(job, out, terminal, store=kept), out)
+            return
+        from erq_export.flow import bisect as walk
+
+        found = walk.bisect(job, out, terminal, store=kept)
+    for record in found:
+        click.echo(record.says())
+    walk.raise_differences(found, out)
 
 
 @click.command()

@@ -3,26 +3,20 @@
 Equality is claimed where it holds (docs/backends.md, "Parity"). A `limit` stands beside the figure that it judges.
 """
 
-import sys
 from typing import ClassVar
 
+from erq_export.contract.block_parity import BlockParity
+from erq_export.contract.constant_parity import ConstantParity, OriginParity
+from erq_export.contract.decision_parity import DecisionParity
+from erq_export.contract.floor import LARGEST as LARGEST
+from erq_export.contract.floor import TELLING, off
+from erq_export.contract.floor import NoiseFloor as NoiseFloor
+from erq_export.contract.floor import in_words as in_words
 from erq_export.contract.manifest import Count
 from erq_export.contract.records import FileRecord, Record
 
-LARGEST = sys.float_info.max  # an error in the place of infinity and NaN, which no record holds
-TELLING = 0.5  # relative L2; a limit above it says little, and at 1 nothing: zeros would pass
 # ONNX Runtime's operators that multiply integers.
 INTEGER_GEMMS = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm"})
-
-
-def in_words(error: float, digits: int = 1, *, before: str = "") -> str:
-    """A relative error with the words `before` it, or "not finite"."""
-    return f"{before}{error:.{digits}e}" if error < LARGEST else "not finite"
-
-
-def off(error: float) -> str:
-    """How far a problem's output is off."""
-    return f"off by {error:.1e} (relative L2)" if error < LARGEST else "not finite"
 
 
 def is_integer(products: str) -> bool:
@@ -125,11 +119,12 @@ class OperandParity(Record, frozen=True, kw_only=True):
 
 
 class ProductParity(Record, frozen=True, kw_only=True):
-    """One product of attention on the reference's codes: its sums, and the operator that made them."""
+    """One product of attention on the reference's codes: its operands' paths, its sums, and the operator that made them."""
 
     path: str
     sums: AccumulatorParity
     kernel: str
+    operands: tuple[str, ...] = ()
 
     def problems(self) -> list[str]:
         if not self.sums.mismatches:
@@ -153,16 +148,6 @@ class FloatParity(Record, frozen=True, kw_only=True):
             for name, error in self.relative_l2.items()
             if not error <= self.limit
         ]
-
-
-class NoiseFloor(Record, frozen=True, kw_only=True):
-    """The reference against itself: median and all draws, cosine of the outputs (median), smallest e tried that changes
-    anything."""
-
-    relative_l2: float
-    cosine: float
-    draws: tuple[float, ...]
-    perturbation: float
 
 
 class ModelParity(Record, frozen=True, kw_only=True):
@@ -202,7 +187,8 @@ class ModelParity(Record, frozen=True, kw_only=True):
 
 class ParityReport(FileRecord, frozen=True, kw_only=True):
     """All levels. `executed`: what multiplies each layer in ONNX Runtime, `attention`: both products of every attention
-    claimed integer; empty where the graph is for another."""
+    claimed integer; empty where the graph is for another. `blocks`: none for a model of no known family; `decision`: where the
+    whole model's floor says nothing."""
 
     WHAT: ClassVar[str] = "parity report"
 
@@ -218,10 +204,16 @@ class ParityReport(FileRecord, frozen=True, kw_only=True):
     executed: dict[str, str]
     attention: dict[str, str]
     ops: dict[str, Count]
+    origin: OriginParity = OriginParity()
+    constants: ConstantParity = ConstantParity()
+    blocks: tuple[BlockParity, ...] = ()
+    decision: DecisionParity | None = None
 
     def problems(self) -> list[str]:
         """What is not as claimed, in plain words; empty when all is."""
         return [
+            *self.origin.problems(),
+            *self.constants.problems(),
             *self.weights.problems(),
             *(
                 f"{path}: the reference has this operand, the file has no integers for it"
@@ -241,7 +233,9 @@ class ParityReport(FileRecord, frozen=True, kw_only=True):
                 if not is_integer(products)
             ),
             *self.between.problems(),
+            *(problem for block in self.blocks for problem in block.problems()),
             *self.model.problems(),
+            *([] if self.decision is None else self.decision.problems()),
         ]
 
     def says(self) -> str:
@@ -257,8 +251,18 @@ class ParityReport(FileRecord, frozen=True, kw_only=True):
             f"against the fake-quant reference on {self.n_images} images and {len(self.layers)} layers{operands}, same inputs: "
             f"{wrong_codes} of {codes} activation codes and {wrong_sums} of {sums} integer sums differ, layer outputs "
             f"{in_words(worst, 0, before='by at most ')}, float operators "
-            f"{in_words(self.between.worst, 0, before='by at most ')}; whole model "
+            f"{in_words(self.between.worst, 0, before='by at most ')}{self._of_blocks()}; whole model "
             f"{in_words(model.relative_l2)} beside a noise floor of {in_words(model.floor.relative_l2)}{self._decided()}."
+        )
+
+    def _of_blocks(self) -> str:
+        """The block that comes nearest to its limit."""
+        worst = max(self.blocks, key=lambda block: block.relative_l2 / block.limit, default=None)
+        if worst is None:
+            return ""
+        return (
+            f"; one of {len(self.blocks)} blocks at a time, {worst.path} comes nearest to its limit with "
+            f"{in_words(worst.relative_l2)} of {in_words(worst.limit)}"
         )
 
     def _decided(self) -> str:
@@ -266,8 +270,13 @@ class ParityReport(FileRecord, frozen=True, kw_only=True):
         same = "" if model.top1_agreement is None else f", same class on {model.top1_agreement:.0%}"
         if model.telling:
             return same
+        blocks = ""
+        if self.blocks:
+            telling = sum(block.telling for block in self.blocks)
+            blocks = f"block by block ({telling} of {len(self.blocks)} limits tell zeros from outputs), "
+        decision = "" if self.decision is None else f"; {self.decision.says()}"
         return (
             f"{same}. The reference itself moves that far when its layers' inputs tremble by {model.floor.perturbation:.0e}, so "
-            f"the size of the difference proves nothing: the graph is judged layer by layer, and by the outputs' cosine, "
-            f"{model.cosine:.3f} beside {model.floor.cosine:.3f} of the trembling reference"
+            f"the size of the difference proves nothing: the graph is judged layer by layer, {blocks}and by the outputs' cosine, "
+            f"{model.cosine:.3f} beside {model.floor.cosine:.3f} of the trembling reference{decision}"
         )

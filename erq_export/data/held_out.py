@@ -111,3 +111,14 @@ class HeldOut:
             if remember:
                 self._decoded[i] = batch
             yield batch
+
+
+def some(images: Images, most: int) -> Images:
+    """At most so many of the images, evenly spread; nothing is decoded yet."""
+    if len(images) <= most:
+        return images
+    if isinstance(images, HeldOut):
+        return HeldOut(source=images.source, preprocess=images.preprocess, limit=most, workers=images.workers)
+    chosen = [i * len(images) // most for i in range(most)]
+    pixels = images.tensor[chosen] if isinstance(images, Prepared) else torch.cat(list(images.pixels()))[chosen]
+    return Prepared(tensor=pixels, fingerprint=hashlib.sha256(f"{images.fingerprint}\0{chosen}".encode()).hexdigest())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from erq_export.backends.device import device_named
 from erq_export.contract.bench import Bench
+from erq_export.contract.bisection import Bisection
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.errors import SpecError
@@ -26,10 +27,11 @@ from erq_export.contract.report import Report
 from erq_export.contract.spec import Bits, Pack
 from erq_export.contract.targets import named
 from erq_export.data.given import Calibration, Given, calibration_from, gathered
-from erq_export.data.held_out import HeldOut, Images, Prepared
+from erq_export.data.held_out import HeldOut, Images, Prepared, some
 from erq_export.data.images import ImageFolder
 from erq_export.data.sources import check_class_folders
 from erq_export.flow import bench as timing
+from erq_export.flow import bisect as walking
 from erq_export.flow import run as flow
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin
@@ -42,6 +44,7 @@ from erq_export.models.loading import n_classes
 from erq_export.models.own import Architecture, own_model
 from erq_export.models.rebuild import attention_shapes, reference_model
 from erq_export.validate.metrics.decisions import decide
+from erq_export.validate.parity.decision import MOST as DECISIONS
 from erq_export.validate.runners import OnnxRuntimeRunner, TorchRunner
 
 Model = str | nn.Module
@@ -195,7 +198,9 @@ def validate(
     with opened(store) as kept, _saved(found) as artifact:
         stages = _stages(kept, ui)
         pixels = next(iter(images.pixels()))[:PARITY_IMAGES]
-        parity = stages.parity(artifact, Artifact.at(graph.path.parent), pixels, images.fingerprint)
+        parity = stages.parity(
+            artifact, Artifact.at(graph.path.parent), pixels, images.fingerprint, some(images, DECISIONS)
+        )
         reference = decide(TorchRunner(reference_model(found), stages.device), images)
         onnx = decide(OnnxRuntimeRunner(graph.path), images)
     labelled = images.labels is not None
@@ -211,6 +216,15 @@ def bench(out: str | Path, *, store: Kept = None, ui: Where = None, **asked: Any
     """
     with opened(store) as kept:
         return timing.bench(read_run(Path(out)), Path(out), shown(ui), store=kept, asked=timing.spec(asked))
+
+
+def bisect(out: str | Path, *, store: Kept = None, ui: Where = None) -> tuple[Bisection, ...]:
+    """For every graph of the run in the folder `out`, the first place that differs from what was calibrated.
+
+    What is needed to see it again is written to OUT/bisect. Nothing is raised for a difference: see `first` and `equal`.
+    """
+    with opened(store) as kept:
+        return walking.bisect(read_run(Path(out)), Path(out), shown(ui), store=kept)
 
 
 def _asked(
@@ -273,4 +287,4 @@ def _stages(store: Store, ui: Where) -> Stages:
     return Stages(store=store, ui=shown(ui), device=device_named("cpu"))
 
 
-__all__ = ["Engine", "Graph", "Job", "Validation", "bench", "build", "calibrate", "export", "run", "validate"]
+__all__ = ["Engine", "Graph", "Job", "Validation", "bench", "bisect", "build", "calibrate", "export", "run", "validate"]

@@ -29,7 +29,7 @@ from erq_export.contract.report import (
     TargetReport,
 )
 from erq_export.contract.targets import deployable, named
-from erq_export.data.held_out import Images
+from erq_export.data.held_out import Images, Prepared, some
 from erq_export.flow import bench
 from erq_export.flow.ablation import price
 from erq_export.flow.artifacts import Artifact, read_engine
@@ -43,6 +43,7 @@ from erq_export.validate.contestants import is_here
 from erq_export.validate.gates import broken
 from erq_export.validate.latency import measure_latency
 from erq_export.validate.metrics.accuracy import accuracy as beside
+from erq_export.validate.parity.decision import MOST as DECISIONS
 from erq_export.validate.report.words import headline
 from erq_export.validate.runners import OnnxRuntimeRunner
 
@@ -144,12 +145,10 @@ def measure(work: Work, path: Path, made: Made) -> Measured:
     job, held_out = work.job, work.held_out
     found = Measured(job=job, path=path)
     found.engines = {name: read_engine(engine) for name, engine in made.engines.items()}
-    data = work.calibration_images(job.data.seed)
     if made.graphs:
         with work.stage("parity"):
             for name in unique_graphs(tuple(made.graphs)):
-                pixels = data.pixels[:PARITY_IMAGES]
-                found.parity[name] = work.stages.parity(made.bundle, made.graphs[name], pixels, data.sha256)
+                found.parity[name] = parity(work, made.bundle, made.graphs[name])
     if held_out is not None:
         with work.stage("accuracy"):
             found.accuracy = accuracy(work, made, held_out)
@@ -161,7 +160,8 @@ def measure(work: Work, path: Path, made: Made) -> Measured:
             found.price = price(work, held_out)
     if "onnx" in made.graphs:
         with work.stage("latency"):
-            found.latency = latency(work, made.graphs["onnx"], data.pixels[:LATENCY_BATCH])
+            pixels = work.calibration_images(job.data.seed).pixels[:LATENCY_BATCH]
+            found.latency = latency(work, made.graphs["onnx"], pixels)
     if made.graphs and job.evaluate.bench:
         with work.stage("bench"):
             found.bench = bench.measure(
@@ -176,6 +176,15 @@ def measure(work: Work, path: Path, made: Made) -> Measured:
                 BenchSpec(),
             )
     return found
+
+
+def parity(work: Work, bundle: Artifact, graph: Artifact) -> ParityReport:
+    """Of one graph, on calibration images; decisions, where they are needed, on held-out images or else on all of those."""
+    data = work.calibration_images(work.job.data.seed)
+    many: Images = Prepared(tensor=data.pixels, fingerprint=data.sha256)
+    if work.held_out is not None:
+        many = some(work.held_out, DECISIONS)
+    return work.stages.parity(bundle, graph, data.pixels[:PARITY_IMAGES], data.sha256, many)
 
 
 def unique_graphs(targets: tuple[str, ...]) -> list[str]:

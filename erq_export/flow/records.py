@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from erq_export.contract.bench import Bench
+from erq_export.contract.bisection import Bisection
 from erq_export.contract.bundle import BundleDescription
 from erq_export.contract.engine import EngineRecord
 from erq_export.contract.errors import OutputError
@@ -21,6 +22,7 @@ from erq_export.flow.store.record import EntryRecord
 
 FILES: dict[str, type[FileRecord]] = {
     "bench": Bench,
+    "bisect": Bisection,
     "bundle": BundleDescription,
     "engine": EngineRecord,
     "figures": Figure,

@@ -168,8 +168,13 @@ class Stages:
         stage = EngineStage(graph=graph, target=target, asked=asked, ui=self.ui, timings=timings)
         return self._kept("engine", stage.inputs(), stage.slice(), stage.make, f"engine for {target.name}")
 
-    def parity(self, bundle: Artifact, graph: Artifact, pixels: Tensor, images: str) -> ParityReport:
-        """Hold a graph in ONNX Runtime against the bundle's reference on `pixels`, whose hash is `images`."""
+    def parity(
+        self, bundle: Artifact, graph: Artifact, pixels: Tensor, images: str, many: Images | None = None
+    ) -> ParityReport:
+        """Hold a graph in ONNX Runtime against the bundle's reference on `pixels`, whose hash is `images`.
+
+        many: further images, whose decisions are compared where the whole model's noise floor says nothing.
+        """
 
         def make(work: Work) -> None:
             found = bundle.read(Bundle.load).deployed()
@@ -181,13 +186,15 @@ class Stages:
                     manifest,
                     found.layers,
                     pixels,
+                    bundle=bundle.content,
+                    many=None if many is None else many.pixels,
                     progress=self.ui.progress,
                 )
             )
             (work.folder / PARITY).write_bytes(encode(report))
 
         inputs = {"bundle": bundle.content, "graph": graph.content, "images": images, **self.arithmetic()}
-        inputs |= versions("onnxruntime-gpu")
+        inputs |= versions("onnxruntime-gpu") | ({} if many is None else {"many": many.fingerprint})
         kept = self._kept("parity", inputs, {"n_images": len(pixels)}, make, "parity of a graph")
         return kept.read(lambda folder: read(ParityReport, folder / PARITY))
 

@@ -127,7 +127,7 @@ def test_the_manifest_claims_every_attention_and_lists_every_operand(case: Case,
 
 @pytest.mark.parametrize("target", GRAPHS)
 def test_a_clip_stands_where_the_grid_is_narrower_and_never_behind_the_softmax(case: Case, target: str) -> None:
-    """In ONNX Runtime behind the quantizer of a layer's input, on TensorRT in front of it but for proj's behind int8 attention; in
+    """In ONNX Runtime behind the quantizer of a layer's input, on TensorRT in front of it but for proj behind int8 attention; in
     front of that of q, k and v (docs/backends.md, "Narrowing")."""
     graph = onnx.load(case.files[target]).graph
     made_by = {out: node for node in graph.node for out in node.output}

@@ -4,8 +4,12 @@ import json
 
 from erq_export.contract.accuracy import Accuracy, ClassDrop, Judged, Paired, Share
 from erq_export.contract.bench import Bench, BenchSpec, GpuState, Line, Speedup, State
+from erq_export.contract.bisection import Bisection, Difference
+from erq_export.contract.block_parity import BlockParity
 from erq_export.contract.bundle import BundleDescription, DataFingerprint
+from erq_export.contract.constant_parity import ConstantDifference, ConstantParity, OriginParity
 from erq_export.contract.cost import StageCost
+from erq_export.contract.decision_parity import DecisionParity
 from erq_export.contract.engine import Batch, EngineRecord, Gpu, PlanSummary
 from erq_export.contract.formats.affine import AffineRow, FreeRow
 from erq_export.contract.formats.logarithmic import LogRow
@@ -201,6 +205,9 @@ def engine() -> EngineRecord:
 def parity() -> ParityReport:
     codes, sums = CodeParity(n=512, mismatches=0, max_lsb=0), AccumulatorParity(n=64, mismatches=1, beyond=2)
     output = OutputParity(relative_l2=1e-7, relative_max=1e-6, limit=1e-5, kernel="MatMulIntegerToFloat")
+    floor = NoiseFloor(relative_l2=1e-3, cosine=1.0, draws=(1e-3, 2e-3), perturbation=1e-6)
+    scale = ConstantDifference(path=LAYER, name="input scale", n=1, mismatches=1, found=0.5, expected=0.25)
+    share = Share(value=50.0, low=18.8, high=81.2)
     return ParityReport(
         target="onnx",
         n_images=2,
@@ -209,7 +216,7 @@ def parity() -> ParityReport:
         ),
         layers=(LayerParity(path=LAYER, codes=codes, accumulators=sums, output=output),),
         operands=(OperandParity(path=f"{ATTENTION}.q", codes=codes, relative_l2=1e-8, limit=1e-5),),
-        products=(ProductParity(path="qk", sums=sums, kernel="QLinearMatMul"),),
+        products=(ProductParity(path="qk", sums=sums, kernel="QLinearMatMul", operands=(f"{ATTENTION}.q",)),),
         missing_operands=(f"{ATTENTION}.k",),
         between=FloatParity(relative_l2={LAYER: 1e-7, "logits": 2e-7}, limit=1e-5),
         model=ModelParity(
@@ -218,7 +225,7 @@ def parity() -> ParityReport:
             relative_l2=1e-3,
             cosine=1.0,
             top1_agreement=1.0,
-            floor=NoiseFloor(relative_l2=1e-3, cosine=1.0, draws=(1e-3, 2e-3), perturbation=1e-6),
+            floor=floor,
             factor=3.0,
             limit=3e-3,
             least_cosine=0.5,
@@ -226,6 +233,31 @@ def parity() -> ParityReport:
         executed={LAYER: "MatMulIntegerToFloat"},
         attention={ATTENTION: "QLinearMatMul+QLinearMatMul"},
         ops={"MatMulIntegerToFloat": 1},
+        origin=OriginParity(bundle=SHA256, manifest=SHA256, file=SHA256),
+        constants=ConstantParity(n=9, different=(scale,)),
+        blocks=(BlockParity(path="blocks.0", sites=(LAYER,), relative_l2=1e-4, floor=floor, factor=3.0, limit=6e-3),),
+        decision=DecisionParity(
+            n_images=6, graph=share, trembling=share, lost=1, gained=1, p=0.75, perturbation=1e-6, least_p=1e-2
+        ),
+    )
+
+
+def bisection() -> Bisection:
+    first = Difference(
+        block="blocks.0", site=LAYER, kind="codes", found=3.0, bound=0.0, says=f"{LAYER}: 3 of 512 input codes differ"
+    )
+    return Bisection(
+        target="onnx",
+        graph_sha256=SHA256,
+        bundle_sha256=SHA256,
+        n_images=4,
+        foreign=("onnx/model.onnx is not the file that the run wrote",),
+        first=first,
+        n_differences=2,
+        checked={"codes": 512},
+        summary="against the reference on 4 images",
+        reproduction=("piece.onnx", "tensors.npz"),
+        not_executed=("the engine was not run",),
     )
 
 
@@ -397,6 +429,7 @@ def every_file() -> dict[type[FileRecord], FileRecord]:
     """An example of each."""
     examples = (
         bench(),
+        bisection(),
         description(),
         run_record(),
         manifest(),

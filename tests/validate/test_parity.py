@@ -22,8 +22,9 @@ from erq_export.contract.records import decode, encode
 from erq_export.validate.metrics.distance import relative_l2, relative_max
 from erq_export.validate.parity.check import check_parity
 from erq_export.validate.parity.executed import INTEGER_GEMMS, executed_ops, float_matmuls_among_sites
+from erq_export.validate.parity.floor import LARGEST_E
 from erq_export.validate.parity.layers import check_accumulators, check_layer
-from erq_export.validate.parity.model import LARGEST_E, check_model, noise_floor
+from erq_export.validate.parity.model import check_model, noise_floor
 from erq_export.validate.parity.teacher import teach
 from erq_export.validate.runners import TorchRunner
 

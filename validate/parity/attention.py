@@ -77,6 +77,7 @@ def check_product(
             beyond=0 if provable else found.numel(),
         ),
         kernel="+".join(n.op_type for n in nodes if n.op_type in GEMMS),
+        operands=tuple(claim.path for claim in claimed),
     )
 
 

@@ -24,6 +24,9 @@ OF_A_TARGET = (
     *("model.onnx", "model.onnx.data", "manifest.json"),
     *("engine/model.engine", "engine/engine.json", "engine/plan.txt", "engine/build.log", "engine/timing.cache"),
 )
+BISECT = "bisect"  # where a graph first differs, by target
+RECORD = "bisect.json"
+REPRODUCTION = ("piece.onnx", "tensors.npz", "reproduce.py", "README.md")  # beside it, where something differs
 TWIN = "twin"  # the float model beside the quantized one, by target
 FINISHED = "OUT is the folder of a finished run; erq-export MODEL --out DIR makes one"
 
@@ -31,7 +34,7 @@ FINISHED = "OUT is the folder of a finished run; erq-export MODEL --out DIR make
 @dataclass(frozen=True)
 class OutputFolder:
     """OUT/manifest.json what the run was; OUT/run.json its job; OUT/bundle; OUT/<target>/model.onnx, manifest.json and
-    engine/; OUT/twin/<target> the same of the float model; OUT/report.json, .md, .svg."""
+    engine/; OUT/twin/<target> the same of the float model; OUT/report.json, .md, .svg; OUT/bisect/<target>."""
 
     path: Path
 
@@ -93,11 +96,23 @@ class OutputFolder:
         folders = [prefix + target for target in targets for prefix in ("", f"{TWIN}/")[: 1 + twin]]
         return tuple(f"{folder}/{name}" for folder in folders for name in OF_A_TARGET)
 
-    def check_as_written(self, manifest: RunManifest, targets: Iterable[str]) -> None:
-        """DataError where a graph or an engine that its run lists is not what the run wrote; readers miss what is not there."""
+    def planned_bisections(self, targets: Iterable[str]) -> tuple[str, ...]:
+        """The files that `validate --bisect` may write."""
+        return tuple(f"{BISECT}/{target}/{name}" for target in targets for name in (RECORD, *REPRODUCTION))
+
+    def bisection(self, target: str) -> Path:
+        return self.path / BISECT / target
+
+    def foreign(self, manifest: RunManifest, targets: Iterable[str]) -> list[str]:
+        """Graphs and engines that their run lists and that are not what the run wrote."""
         planned = set(self.planned_for(targets))
         with told(self.path):
-            if found := changed(real(self.path), [file for file in manifest.files if file.path in planned]):
+            return changed(real(self.path), [file for file in manifest.files if file.path in planned])
+
+    def check_as_written(self, manifest: RunManifest, targets: Iterable[str]) -> None:
+        """DataError where a graph or an engine that its run lists is not what the run wrote; readers miss what is not there."""
+        with told(self.path):
+            if found := self.foreign(manifest, targets):
                 path = self.path / found[0]
                 raise DataError(
                     f"{path} is not the file that the run wrote: it was damaged or changed",
