@@ -9,12 +9,12 @@ from msgspec import Meta, structs
 from erq_export.calibrate.methods.method import options_of
 from erq_export.calibrate.methods.options import Options
 from erq_export.calibrate.published.papers import PAPERS, all_of, paper_named
+from erq_export.contract.bits import PACKED_BITS
 from erq_export.contract.device_name import check_device_name
 from erq_export.contract.errors import SpecError
 from erq_export.contract.records import FileRecord, Scalar, Spec, checked_value, hints, read
 from erq_export.contract.registry import unknown
 from erq_export.contract.spec import (
-    PACKED_BITS,
     Bits,
     DataSpec,
     DeploySpec,
@@ -193,8 +193,8 @@ def read_run(out: Path) -> Job:
 
 
 def check_pack(deploy: DeploySpec, bits: Bits) -> None:
-    """SpecError where the weights have more bits than the packed form holds."""
-    if deploy.pack == "int4" and bits.w > PACKED_BITS:
+    """SpecError where the weights of every layer have more bits than the packed form holds; such layers stay int8."""
+    if deploy.pack == "int4" and not bits.packable:
         raise SpecError(
             f"--pack int4 with --bits {bits}: {bits.w} bits do not fit 4",
             fix=f"--pack int8, or at most {PACKED_BITS} weight bits",

@@ -101,7 +101,7 @@ class Stages:
 
         inputs = self._bundle_inputs(model, images)
         return self._kept(
-            "bundle", inputs, plain_of(asked), make, f"{asked.bits} {asked.method} of {model.identity.name}"
+            "bundle", inputs, plain_of(asked), make, f"{asked.bits.brief} {asked.method} of {model.identity.name}"
         )
 
     def has_bundle(self, model: Loaded, images: CalibrationSet, asked: Quantization) -> bool:

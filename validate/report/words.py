@@ -21,7 +21,7 @@ def _sentences(report: Report) -> Iterator[str]:
     if model.weights == "random":
         yield "Random weights (--no-pretrained): every accuracy figure in this report means nothing."
     yield (
-        f"{model.timm_name} ({_weights(model)}), {len(report.layers)} layers quantized to {quantization.bits} with "
+        f"{model.timm_name} ({_weights(model)}), {len(report.layers)} layers quantized to {quantization.bits.brief} with "
         f"{quantization.method} from {report.data.n_images} images."
     )
     if report.rotated:
