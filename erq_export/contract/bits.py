@@ -86,6 +86,10 @@ class Bits:
         found = [bits for pattern, bits in self.overrides if fnmatchcase(path, pattern)]
         return found[-1] if found else self.base
 
+    def all_at(self, bits: "Bits") -> "Bits":
+        """The setting in which every layer has these bits, over the same base."""
+        return self.base if bits == self.base else Bits(w=self.w, a=self.a, overrides=[("*", bits)])
+
     def over(self, *overrides: Override) -> "Bits":
         """The setting with further overrides, which win over those it has."""
         return Bits(w=self.w, a=self.a, overrides=(*self.overrides, *overrides))
