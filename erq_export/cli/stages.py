@@ -10,6 +10,7 @@ from erq_export.cli.opened import opened
 from erq_export.cli.options import options_of, store_options
 from erq_export.cli.places import PLACE
 from erq_export.contract.engine_spec import EngineSpec
+from erq_export.contract.spec import EvaluateSpec
 
 OUT = click.argument("out", type=PLACE)
 
@@ -57,12 +58,15 @@ def build(
 
 @click.command()
 @OUT
+@options_of(EvaluateSpec, ("sensitivity",))
 @store_options
-def validate(out: Path, store: Path | None, no_store: bool) -> None:
+def validate(out: Path, store: Path | None, no_store: bool, sensitivity: bool | None) -> None:
     """Measure a run again, from its bundle, graphs and engines; writes a new report."""
     from erq_export.flow.job import read_run
 
     job = read_run(out)
+    if sensitivity:
+        job = structs.replace(job, evaluate=structs.replace(job.evaluate, sensitivity=True))
     from erq_export.flow import run as flow
     from erq_export.flow.terminal import Terminal
 

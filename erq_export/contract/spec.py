@@ -117,6 +117,13 @@ class MethodSpec(Spec, frozen=True, kw_only=True):
             description="weight and activation bits: w{2..8}a{3..8}; layers of their own by path: w4a4,head=w8a8,blocks.0.*=w8a8"
         ),
     ]
+    budget: Annotated[
+        Annotated[float, Meta(ge=2, le=8)] | None,
+        Meta(
+            description="choose each layer's weight bits: their mean over all weights is at most this; --bits gives the rest",
+            extra={"fix": "2 to 8 bits, for example --bits auto --budget 4"},
+        ),
+    ] = None
     method: Annotated[
         str, Meta(description="how the integers are found", extra_json_schema={"enum": list(METHODS)})
     ] = "erq"
@@ -218,6 +225,9 @@ class EvaluateSpec(Spec, frozen=True, kw_only=True):
             extra={"fix": "a number from 0; 0.1 is a tenth of the logits' size"},
         ),
     ] = None
+    sensitivity: Annotated[
+        bool, Meta(description="say what each layer costs alone, and what raising it to 8 bits gives back")
+    ] = False
     bench: Annotated[
         bool, Meta(description="time every graph and engine beside its float twin, as erq-export bench OUT does")
     ] = False

@@ -27,6 +27,7 @@ from erq_export.contract.targets import deployable
 from erq_export.models.aliases import ALIASES, paper_ridge
 from erq_export.models.arguments import checked
 
+AUTO = "auto"  # --bits auto --budget B: w⌊B⌋a4, weights as chosen
 SLICES: dict[str, type[Spec]] = {
     "model": ModelSpec,
     "data": DataSpec,
@@ -78,7 +79,9 @@ class Job(Spec, frozen=True, kw_only=True):
 
     @property
     def quantization(self) -> Quantization:
-        """The slice that calibration depends on."""
+        """The slice that calibration depends on. ValueError before bits are chosen (`flow.choose`)."""
+        if self.method.budget is not None:
+            raise ValueError("the bits are not chosen yet")
         return Quantization(
             bits=self.method.bits,
             method=self.method.method,
@@ -124,6 +127,8 @@ def resolve(given: Mapping[str, Any], *, options: Mapping[str, Scalar] | None = 
     asked = {name: value for name, value in given.items() if value is not None}
     if "bits" not in asked:
         raise SpecError("--bits is missing", fix="weight and activation bits, for example --bits w4a4")
+    if asked["bits"] == AUTO:
+        asked["bits"] = _automatic(asked.get("budget"), typed)
     alias = ALIASES.get(asked.get("name", ""))
     if alias is not None:
         asked = {**alias.defaults, **asked}
@@ -150,6 +155,14 @@ def resolve(given: Mapping[str, Any], *, options: Mapping[str, Scalar] | None = 
         evaluate=_slice(EvaluateSpec, asked, typed),
         **{name: asked[name] for name in ("published", "device") if name in asked},
     )
+
+
+def _automatic(budget: object, typed: bool) -> Bits:
+    """What `--bits auto` stands for: the base of a choice within the budget, with 4-bit activations."""
+    if budget is None:
+        raise SpecError("--bits auto needs --budget", fix="mean weight bits, for example --bits auto --budget 4")
+    rule = hints(MethodSpec)["budget"]
+    return Bits(w=int(checked_value(budget, rule, word=MethodSpec.word("budget"), text=typed)), a=4)
 
 
 def absolute(job: Job) -> Job:

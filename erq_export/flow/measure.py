@@ -28,6 +28,7 @@ from erq_export.contract.report import (
     Report,
     TargetReport,
 )
+from erq_export.contract.story import Story
 from erq_export.contract.targets import deployable, named
 from erq_export.data.held_out import Images
 from erq_export.flow import bench
@@ -35,6 +36,7 @@ from erq_export.flow.ablation import price
 from erq_export.flow.artifacts import Artifact, read_engine
 from erq_export.flow.compare import compare
 from erq_export.flow.job import Job
+from erq_export.flow.story import tell
 from erq_export.flow.work import Work
 from erq_export.validate.gates import broken
 from erq_export.validate.latency import measure_latency
@@ -68,6 +70,7 @@ class Measured:
     engines: dict[str, EngineRecord] = field(default_factory=dict)
     latency: Latency | None = None
     bench: Bench | None = None
+    story: Story | None = None
 
     def engine_problems(self) -> list[str]:
         return [f"{name}: {p}" for name, record in self.engines.items() for p in record.problems]
@@ -113,6 +116,7 @@ class Measured:
                 for name in self.engines
             ),
             rotated=bundle.rotated,
+            story=self.story,
             problems=(*self.engine_problems(), *self.parity_problems(), *self.accuracy_problems()),
         )
         return structs.replace(report, headline=headline(report))
@@ -145,6 +149,8 @@ def measure(work: Work, path: Path, made: Made) -> Measured:
             for name in unique_graphs(tuple(made.graphs)):
                 pixels = data.pixels[:PARITY_IMAGES]
                 found.parity[name] = work.stages.parity(made.bundle, made.graphs[name], pixels, data.sha256)
+    with work.stage("story"):
+        found.story = tell(work, made.bundle, sensitivity=job.evaluate.sensitivity)
     if held_out is not None:
         with work.stage("accuracy"):
             found.accuracy = accuracy(work, made, held_out)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ from erq_export.data.calibration_set import CalibrationSet
 from erq_export.data.held_out import HeldOut, Images, Prepared
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin
+from erq_export.flow.choose import settled
 from erq_export.flow.compare import seeds
 from erq_export.flow.job import Job
 from erq_export.flow.stages import Stages
@@ -90,7 +91,7 @@ def sweep(
         with ui.stage(" ".join(name.values())):
             if work is None or _needs(work.job) != _needs(job):
                 work = begin(job, ui, store, own)
-            found = []
+            job, found = settled(replace(work, job=job)).job, []
             for seed in seeds(job):
                 data = work.calibration_images(seed)
                 artifact = work.stages.bundle(work.model, data, job.quantization)
