@@ -40,7 +40,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("photos"), 12)
 
 
-@pytest.mark.parametrize(("given", "base"), [(["auto"], "w3a4"), (["w4a6,head=w8a8"], "w4a6,head=w8a8")])
+@pytest.mark.parametrize(("given", "base"), [(["auto"], "w3a8"), (["w4a6,head=w8a8"], "w4a6,head=w8a8")])
 def test_what_was_chosen_is_in_the_records_and_makes_the_same_bundle(
     erq: Erq, photos: Path, tmp_path: Path, given: list[str], base: str
 ) -> None:
@@ -71,7 +71,7 @@ def test_python_chooses_too_and_takes_images_beyond_those_of_the_calibration() -
     given: dict[str, Any] = {"budget": 3.0, "data": loader, "calib": 8, "store": None}
     bundle = erq_export.calibrate(own(), bits="auto", **given)
     assert mean_bits(bundle) <= 3.0
-    assert bundle.spec.bits.base == Bits(w=3, a=4)
+    assert bundle.spec.bits.base == Bits(w=3, a=8)
     assert set(bundle.layers) == set(TINY_LAYERS)
 
 
@@ -96,6 +96,6 @@ def test_what_no_choice_can_be_made_of_is_refused(asked: dict[str, Any], said: s
 
 def test_auto_is_the_base_below_the_budget_and_bits_are_read_after_the_choice() -> None:
     job = resolve(ASKED | {"bits": "auto", "budget": "3.5"}, typed=True)
-    assert (job.method.bits, job.method.budget) == (Bits(w=3, a=4), 3.5)
+    assert (job.method.bits, job.method.budget) == (Bits(w=3, a=8), 3.5)
     with pytest.raises(ValueError, match="not chosen"):
         _ = job.quantization
