@@ -11,7 +11,7 @@ takes back a part of either error; which of two bases is the better one it hardl
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import cast
 
@@ -74,14 +74,19 @@ class Reader:
 
     def log_ratio(self, setting: Setting) -> float:
         """log of the error foretold behind the rotation, over that before; 0 where there is no error."""
-        a, w, folded = setting.act_bits(self.site), setting.bits.w, setting.folds(self.site)
+        a, w, folded = setting.act_bits(self.site), setting.weight_bits(self.site), setting.folds(self.site)
         before, behind = (spread.foretold(W, a=a, w=w, folded=folded) for spread, W in (self.plain, self.turned))
         return math.log(behind / before) if before > 0 and behind > 0 else 0.0
 
 
 @torch.no_grad()
 def better_bases(loaded: Loaded, pixels: Tensor, setting: Setting) -> tuple[str, ...]:
-    """Names of the streams and values to rotate; `pixels` (B, 3, H, W), one chunk of the calibration images."""
+    """Names of the streams and values to rotate; `pixels` (B, 3, H, W), one chunk of the calibration images.
+
+    A stream has many readers, so the base of the bits decides: a layer with bits of its own is solved in the basis of the
+    others, and settings of one base have layers that can stand beside each other.
+    """
+    setting = replace(setting, bits=setting.bits.base)
     wanted = setting.options.rotated
     if wanted == "none":
         return ()

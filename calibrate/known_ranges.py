@@ -1,8 +1,8 @@
 """Input grids found by an earlier calibration, as they were before folding: taken over where nothing that decides them differs.
 
 Ranges are searched on float activations (or behind activation quantizers, weights float), never behind quantized weights.
-So weight bits, and the way in which weights are solved, do not decide them: w4a4, w3a4 and w2a4 have the same, and so
-have erq, gptq and repq, which fold the same LayerNorms.
+So weight bits, and the way in which weights are solved, do not decide them: w4a4, w3a4, w2a4 and w4a4,head=w8a4 have the same,
+and so have erq, gptq and repq, which fold the same LayerNorms.
 """
 
 import json
@@ -60,15 +60,16 @@ class KnownRanges:
 
 def deciding(setting: Setting) -> dict[str, Any]:
     """Everything of a setting that decides input grids: activation bits, rules, what is folded and how, what is searched."""
-    options = setting.options
+    options, bits = setting.options, setting.bits
+    own = [[pattern, own.a] for pattern, own in bits.overrides]
     return {
-        "a": setting.bits.a,
+        "a": bits.a if all(a == bits.a for _, a in own) else [bits.a, *own],
         "rules": plain_of(structs.replace(setting.rules, int4_weights=False)),
         "input_ranges": options.input_ranges,
         "range_error": options.range_error,
         "input_percentiles": options.input_percentiles,
         "patch_input": options.patch_input,
-        "folds": [role for role in get_args(Role) if setting.folds_role(role)],
+        "folds": [role for role in get_args(Role) if setting.folds_role(role, bits.a)],
         "mean_zero": options.mean_zero,
         "attention": setting.attention if options.input_ranges == "quantized" else "",
         "attention_bits": options.attention_bits if options.input_ranges == "quantized" else 0,

@@ -22,7 +22,7 @@ def layer_problem(linear: nn.Linear, moments: HalvedMoments, site: Site, setting
         moments=moments.whole,
         halves=moments.halves,
         role=site.role,
-        w_bits=setting.bits.w,
+        w_bits=setting.weight_bits(site),
         rules=setting.rules,
     )
 

@@ -43,7 +43,7 @@ def deployed_layer(solution: Solution, site: Site, grids: Mapping[str, Grid], se
         weight_qmin=solution.grid.qmin[:, 0].to(torch.int16),
         bias=solution.bias.float(),
         act=grids[site.path],
-        w_bits=setting.bits.w,
+        w_bits=setting.weight_bits(site),
         a_bits=setting.act_bits(site),
     )
 

@@ -53,17 +53,22 @@ class Setting:
         """Designed bits of a site's input."""
         if site.role == "patch":
             return FLOAT_BITS if self.float_input(site) else PATCH_BITS
-        return self.bits.a
+        return self.bits.at(site.path).a
 
-    def folds_role(self, role: Role) -> bool:
-        """Is what makes the input of such layers reparameterised? Values are where the softmax is float, for its weights
-        must sum to 1, and below 8 bits: there one grid for all channels has steps fine enough, and ranges of single
-        channels are left by other images (docs/beyond-the-paper.md)."""
-        return self.options.folds(role) and (role != "proj" or (self.attention == "fp16" and self.bits.a < 8))
+    def weight_bits(self, site: Site) -> int:
+        """Designed bits of a site's weights."""
+        return self.bits.at(site.path).w
+
+    def folds_role(self, role: Role, a: int) -> bool:
+        """Is what makes the input of such layers reparameterised, at so many bits? Values are where the softmax is float, for
+        its weights must sum to 1, and below 8 bits: there one grid for all channels has steps fine enough, and ranges of
+        single channels are left by other images (docs/beyond-the-paper.md)."""
+        return self.options.folds(role) and (role != "proj" or (self.attention == "fp16" and a < 8))
 
     def folds(self, site: Site) -> bool:
-        """Does the site have something that its input's grid can be folded into, and is that wanted?"""
-        return (site.norm is not None or site.values is not None) and self.folds_role(site.role)
+        """Does the site have something that its input's grid can be folded into, and is that wanted? What it is folded into
+        has no other reader, so a layer's own bits decide, whatever others have."""
+        return (site.norm is not None or site.values is not None) and self.folds_role(site.role, self.act_bits(site))
 
     def at(self, solution: Solution) -> "Setting":
         """The setting with the ridge that was chosen."""

@@ -5,8 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
+from erq_export.contract.bits import ACTIVATION_BITS
 from erq_export.contract.records import Spec
-from erq_export.contract.spec import ACTIVATION_BITS
 
 Inputs = Literal["float", "quantized"]
 Rotate = Annotated[

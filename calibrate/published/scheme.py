@@ -33,7 +33,7 @@ def simulated_layer(solution: Solution, site: Site, grids: Mapping[str, Grid], s
         weight_qmin=solution.grid.qmin[:, usual].to(torch.int32),
         bias=solution.bias.float(),
         act=grids.get(site.path),
-        w_bits=setting.bits.w,
+        w_bits=setting.weight_bits(site),
         a_bits=setting.act_bits(site),
         outliers=outliers,
     )

@@ -9,8 +9,11 @@ from erq_export.contract.errors import MachineError
 SOLVERS = ("COIN_CMD", "PULP_CBC_CMD", "HiGHS", "HiGHS_CMD")  # an installed CBC, pulp's own, then HiGHS
 
 
-def find_solver(seconds: float, folder: str) -> Any:
-    """The first solver that pulp can run here: silent, one thread, its files in `folder`. MachineError if there is none."""
+def find_solver(
+    seconds: float, folder: str, *, what: str = "-O rounding=mipq", fix: str = "or -O rounding=flip, which needs none"
+) -> Any:
+    """The first solver that pulp can run here: silent, one thread, its files in `folder`. MachineError if there is none, which
+    says `what` needs it, and what else to type."""
     known = pulp.listSolvers()
     for name in (s for s in SOLVERS if s in known):
         solver = pulp.getSolver(name, msg=False, timeLimit=seconds, threads=1)
@@ -18,6 +21,6 @@ def find_solver(seconds: float, folder: str) -> Any:
             solver.tmpDir = folder
             return solver
     raise MachineError(
-        "-O rounding=mipq needs a mixed-integer solver, and pulp finds neither CBC nor HiGHS",
-        fix="pip install 'pulp[cbc]' or pip install highspy; or -O rounding=flip, which needs none",
+        f"{what} needs a mixed-integer solver, and pulp finds neither CBC nor HiGHS",
+        fix=f"pip install 'pulp[cbc]' or pip install highspy; {fix}",
     )

@@ -12,7 +12,7 @@ from erq_export.contract.records import Spec, choices, hints, meta
 from erq_export.contract.spec import Bits
 
 Command = Callable[..., Any]
-FLAGS = {"pretrained": "--pretrained/--no-pretrained", "bench": "--bench"}
+FLAGS = {"pretrained": "--pretrained/--no-pretrained", "bench": "--bench", "sensitivity": "--sensitivity"}
 NAMES = {
     "targets": "--to",
     "options": "-O",

@@ -16,9 +16,12 @@ from erq_export.flow.job import Job, resolve
 GROUPS: dict[str, tuple[type[Spec], tuple[str, ...]]] = {
     "Model": (ModelSpec, ("checkpoint", "pretrained", "model_args", "preprocess")),
     "Data": (DataSpec, ("data", "calib", "seed", "val", "class_map", "val_images", "workers")),
-    "Quantization": (MethodSpec, ("bits", "method", "options")),
+    "Quantization": (MethodSpec, ("bits", "budget", "method", "options")),
     "Deployment": (DeploySpec, ("targets", "attention", "pack", "capability", "max_batch")),
-    "Checks": (EvaluateSpec, ("compare", "seeds", "max_drop", "min_agreement", "max_logit_error", "bench")),
+    "Checks": (
+        EvaluateSpec,
+        ("compare", "seeds", "max_drop", "min_agreement", "max_logit_error", "sensitivity", "bench"),
+    ),
 }
 MORE = {"Quantization": ("--published",)}
 OUTPUT = ("--out", "--overwrite", "--store", "--no-store", "--device", "--help")

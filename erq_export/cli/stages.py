@@ -60,7 +60,7 @@ def build(
 @click.command()
 @OUT
 @options_of(DataSpec, ("val", "class_map", "val_images", "workers"))
-@options_of(EvaluateSpec, ("max_drop", "min_agreement", "max_logit_error"))
+@options_of(EvaluateSpec, ("max_drop", "min_agreement", "max_logit_error", "sensitivity"))
 @store_options
 @click.option("--bisect", is_flag=True, help="name the first block and site that differs, and write what shows it")
 def validate(out: Path, store: Path | None, no_store: bool, bisect: bool, **words: Any) -> None:

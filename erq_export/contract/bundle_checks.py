@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from erq_export.contract.bits import ACTIVATION_BITS, WEIGHT_BITS
 from erq_export.contract.errors import DataError
 from erq_export.contract.formats.affine import AffineRow, FreeRow
 from erq_export.contract.formats.logarithmic import LogRow
 from erq_export.contract.rows import LayerRow, OperandRow
 from erq_export.contract.simulated import SimulatedLayerRow, SimulatedOperandRow
-from erq_export.contract.spec import ACTIVATION_BITS, WEIGHT_BITS, Quantization
+from erq_export.contract.spec import Quantization
 
 FIX = "calibrate again, or take the bundle from where it was made"
 LARGEST_CODE = 2**24  # of grids that are simulated in float32, which holds no larger integers

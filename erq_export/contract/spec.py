@@ -4,19 +4,15 @@ Frozen, keyword-only, checked at birth. Every default of the command line and of
 method's own knobs, in the method's options (`calibrate.methods`).
 """
 
-import re
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from erq_export.contract.errors import SpecError
-from erq_export.contract.records import Scalar, Spec, custom
+from erq_export.contract.bits import Bits
+from erq_export.contract.records import Scalar, Spec
 from erq_export.contract.registry import METHODS
 from erq_export.contract.targets import TARGETS, GridRules, deployable, grid_rules
 
-PACKED_BITS = 4  # the most that an INT4 initializer holds
-WEIGHT_BITS = range(2, 9)
-ACTIVATION_BITS = range(3, 9)
 LARGEST_COUNT = 10**6  # of images, seeds, batches: more is a slip of the hand
 LARGEST_SEED = 2**63 - 1  # what torch's generators take
 
@@ -30,59 +26,6 @@ Argument = bool | int | float | str | tuple[Number, ...] | None
 Part = float | int | str | tuple[Number, ...]
 PathName = Annotated[str, Meta(min_length=1)]  # "" would be the current folder
 Capability = Annotated[str, Meta(pattern=r"^[1-9][0-9]?\.[0-9]$(?!\n)")]
-
-
-class Bits:
-    """Designed precision: w weight bits and a activation bits; the container that carries them is int8 or uint8.
-
-    In files it is text, "w4a4", which is why it is no dataclass: the codec would make an object of one.
-    """
-
-    __slots__ = ("a", "w")
-    w: int
-    a: int
-
-    def __init__(self, *, w: int, a: int) -> None:
-        object.__setattr__(self, "w", w)
-        object.__setattr__(self, "a", a)
-        if self.w not in WEIGHT_BITS:
-            raise SpecError(f"--bits {self}: {self.w} weight bits", fix="2 to 8 weight bits, for example --bits w4a4")
-        if self.a not in ACTIVATION_BITS:
-            raise SpecError(
-                f"--bits {self}: {self.a} activation bits", fix="3 to 8 activation bits, for example --bits w4a8"
-            )
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{self} does not change")
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Bits) and (self.w, self.a) == (other.w, other.a)
-
-    def __hash__(self) -> int:
-        return hash((self.w, self.a))
-
-    def __str__(self) -> str:
-        return f"w{self.w}a{self.a}"
-
-    def __repr__(self) -> str:
-        return f"Bits(w={self.w}, a={self.a})"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Bits.parse, (str(self),)
-
-    @classmethod
-    def parse(cls, text: object) -> "Bits":
-        """Read "w4a4". SpecError for any other form; other scripts' digits are none."""
-        match = re.fullmatch(r"w([0-9]{1,3})a([0-9]{1,3})", text.strip().lower()) if isinstance(text, str) else None
-        if not match:
-            raise SpecError(
-                f"--bits {str(text)[:40]!r} is not of the form w<weight bits>a<activation bits>",
-                fix="for example --bits w4a4 (weights 2 to 8, activations 3 to 8)",
-            )
-        return cls(w=int(match[1]), a=int(match[2]))
-
-
-custom(Bits, str, Bits.parse)
 
 
 class ModelSpec(Spec, frozen=True, kw_only=True):
@@ -175,7 +118,19 @@ class DataSpec(Spec, frozen=True, kw_only=True):
 class MethodSpec(Spec, frozen=True, kw_only=True):
     """How the integers are found; `options` are the method's own, by name, and complete once a job is resolved."""
 
-    bits: Annotated[Bits, Meta(description="weight and activation bits: w{2..8}a{3..8}, for example w4a4")]
+    bits: Annotated[
+        Bits,
+        Meta(
+            description="weight and activation bits: w{2..8}a{3..8}; layers of their own by path: w4a4,head=w8a8,blocks.0.*=w8a8"
+        ),
+    ]
+    budget: Annotated[
+        Annotated[float, Meta(ge=2, le=8)] | None,
+        Meta(
+            description="choose each layer's weight bits: their mean over all weights is at most this; --bits gives the rest",
+            extra={"fix": "2 to 8 bits, for example --bits auto --budget 4"},
+        ),
+    ] = None
     method: Annotated[
         str, Meta(description="how the integers are found", extra_json_schema={"enum": list(METHODS)})
     ] = "erq"
@@ -277,6 +232,9 @@ class EvaluateSpec(Spec, frozen=True, kw_only=True):
             extra={"fix": "a number from 0; 0.1 is a tenth of the logits' size"},
         ),
     ] = None
+    sensitivity: Annotated[
+        bool, Meta(description="say what each layer costs alone, and what raising it to 8 bits gives back")
+    ] = False
     bench: Annotated[
         bool, Meta(description="time every graph and engine beside its float twin, as erq-export bench OUT does")
     ] = False

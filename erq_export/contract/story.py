@@ -1,7 +1,7 @@
 """Where a quantized model loses: its error by depth, what each layer costs, and what 8 bits in it give back."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -9,6 +9,7 @@ from erq_export.contract.accuracy import Outputs
 from erq_export.contract.manifest import Count, DesignedBits
 from erq_export.contract.records import Record
 
+SeenOn = Literal["held out", "not calibrated on", "calibrated on"]
 RelativeError = Annotated[float, Meta(ge=0)]  # Σ‖ŷ − y‖² / Σ‖y‖²
 
 
@@ -45,7 +46,8 @@ class LayerCost(Record, frozen=True, kw_only=True):
 class Story(Record, frozen=True, kw_only=True):
     """Measured on n_images in PyTorch against the float model; `error` is that of the outputs as the run has them.
 
-    sensitivity: most costly first; empty where it was not asked for.
+    seen_on: which images: held-out ones, others of the calibration's source, or those of the calibration itself, on which
+    errors look smaller than they are.  sensitivity: most costly first; empty where it was not asked for.
     """
 
     n_images: Count
@@ -53,3 +55,4 @@ class Story(Record, frozen=True, kw_only=True):
     error: RelativeError
     depth: tuple[BlockError, ...]
     sensitivity: tuple[LayerCost, ...] = ()
+    seen_on: SeenOn = "held out"

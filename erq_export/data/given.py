@@ -1,7 +1,7 @@
 """Images as a Python caller has them: a folder, files, a tensor, or any iterable of batches that are prepared already."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from erq_export.contract.errors import DataError
 from erq_export.contract.preprocess import Preprocess
+from erq_export.data.batches import batches
 from erq_export.data.calibration_set import CalibrationSet, calibration_set
 from erq_export.data.images import ImageFolder, ImageSource
 from erq_export.data.sources import check_enough
@@ -25,6 +26,9 @@ class Calibration(Protocol):
     def draw(self, preprocess: Preprocess, *, n: int, seed: int) -> CalibrationSet:
         """n images; DataError where there are fewer, or one cannot be used."""
 
+    def others(self, preprocess: Preprocess, taken: Collection[str], *, n: int) -> Tensor | None:
+        """At most n images (≤ n, C, H, W) whose names are not taken, evenly spread over them; None where there is none."""
+
 
 @dataclass(frozen=True)
 class FromSource:
@@ -34,6 +38,10 @@ class FromSource:
 
     def draw(self, preprocess: Preprocess, *, n: int, seed: int) -> CalibrationSet:
         return calibration_set(self.source, preprocess, n=n, seed=seed)
+
+    def others(self, preprocess: Preprocess, taken: Collection[str], *, n: int) -> Tensor | None:
+        rest = _left({self.source.name(i): i for i in range(len(self.source))}, taken, n)
+        return torch.cat(list(batches(self.source, preprocess, rest, len(rest)))) if rest else None
 
     def check(self, n: int) -> None:
         """DataError where the source has fewer than n images."""
@@ -60,6 +68,18 @@ class AsGiven:
         pixels = self.images[chosen].contiguous()
         digest = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
         return CalibrationSet(pixels=pixels, names=tuple(f"given/{i}" for i in chosen.tolist()), sha256=digest)
+
+    def others(self, preprocess: Preprocess, taken: Collection[str], *, n: int) -> Tensor | None:  # noqa: ARG002
+        rest = _left({f"given/{i}": i for i in range(len(self.images))}, taken, n)
+        return self.images[rest].contiguous() if rest else None
+
+
+def _left(names: Mapping[str, int], taken: Collection[str], n: int) -> list[int]:
+    """At most n positions whose names are not taken, evenly spread."""
+    known = set(taken)
+    rest = [i for name, i in names.items() if name not in known]
+    n = min(n, len(rest))
+    return [rest[i * len(rest) // n] for i in range(n)]
 
 
 def calibration_from(data: Given, *, at_most: int) -> Calibration:

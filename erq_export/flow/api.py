@@ -35,6 +35,7 @@ from erq_export.flow import bisect as walking
 from erq_export.flow import run as flow
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin
+from erq_export.flow.choose import N_JUDGED, settled
 from erq_export.flow.job import Job, read_run, resolve
 from erq_export.flow.places import Kept, Where, opened, shown
 from erq_export.flow.stages import Stages
@@ -133,9 +134,9 @@ def calibrate(
     """
     job, own = _asked(model, bits, to, data, None, options, architecture, given)
     with opened(store) as kept:
-        work = begin(job, shown(ui), kept, own)
+        work = settled(begin(job, shown(ui), kept, own))
         images = work.calibration_images(job.data.seed)
-        return work.stages.bundle(work.model, images, job.quantization).read(Bundle.load)
+        return work.stages.bundle(work.model, images, work.job.quantization).read(Bundle.load)
 
 
 def export(
@@ -239,7 +240,7 @@ def _asked(
 ) -> tuple[Job, Own]:
     """The job, and what of it is the caller's own."""
     asked: dict[str, Any] = dict(given) | {"name": model if isinstance(model, str) else type(model).__name__}
-    asked["bits"] = Bits.parse(bits) if isinstance(bits, str) else bits
+    asked["bits"] = bits
     if to is not None:
         asked["targets"] = (to,) if isinstance(to, str) else tuple(to)
     for name, source in (("data", data), ("val", val)):
@@ -252,7 +253,7 @@ def _asked(
     loaded = None if isinstance(model, str) else own_model(model, architecture, preprocess)
     calibration: Calibration | None = None
     if data is not None:
-        calibration = calibration_from(data, at_most=job.data.calib)
+        calibration = calibration_from(data, at_most=job.data.calib + (0 if job.method.budget is None else N_JUDGED))
     held = None if val is None or isinstance(val, str | Path) else _prepared(val)
     return job, Own(model=loaded, calibration=calibration, held_out=held)
 

@@ -52,6 +52,8 @@ def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN, *, crew: Crew 
         model = own.model or load(job.model, seed=job.data.seed)
         if job.deploy.precision != "fp16":
             check_attention(model.family.attention(model.model), job.deploy.targets, job.deploy.precision)
+        for bits in (job.method.bits, *job.evaluate.compare):
+            bits.check(site.path for stage in model.stages for site in stage.sites)
         headless = n_classes(model.model) == 0
         if headless and val is not None:
             val = validation_source(job.model.name, job.data, headless=True)

@@ -10,7 +10,7 @@ from erq_export.calibrate.methods.method import shared_options
 from erq_export.calibrate.published.papers import all_of
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.report import ComparisonRow, Figures
-from erq_export.contract.spec import PACKED_BITS, Bits, Pack, Quantization
+from erq_export.contract.spec import Bits, Pack, Quantization
 from erq_export.contract.targets import deployable, grid_rules
 from erq_export.data.held_out import Images
 from erq_export.flow.job import Job
@@ -47,7 +47,7 @@ def compare(work: Work, images: Images) -> tuple[ComparisonRow, ...]:
     for i, row in enumerate(chosen):
         asked, results = quantization(job, row), []
         for k, seed in enumerate(seeds(job)):
-            work.ui.progress(f"{row.bits} {row.method}, seed {seed}", i * n_seeds + k, len(chosen) * n_seeds)
+            work.ui.progress(f"{row.bits.brief} {row.method}, seed {seed}", i * n_seeds + k, len(chosen) * n_seeds)
             results.append(measured(work.quiet, asked, pack_of(job, row.bits), seed, images))
         rows.append(ComparisonRow(bits=row.bits, method=row.method, **summary(results)))
     return tuple(rows)
@@ -59,8 +59,8 @@ def seeds(job: Job) -> Iterator[int]:
 
 
 def pack_of(job: Job, bits: Bits) -> Pack:
-    """The job's form of weights in a file; weights too wide to be packed are not."""
-    return job.deploy.pack if bits.w <= PACKED_BITS else "int8"
+    """The job's form of weights in a file; where all are too wide to be packed, none are."""
+    return job.deploy.pack if bits.packable else "int8"
 
 
 def quantization(job: Job, row: Row) -> Quantization:

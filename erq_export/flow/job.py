@@ -9,12 +9,12 @@ from msgspec import Meta, structs
 from erq_export.calibrate.methods.method import options_of
 from erq_export.calibrate.methods.options import Options
 from erq_export.calibrate.published.papers import PAPERS, all_of, paper_named
+from erq_export.contract.bits import PACKED_BITS
 from erq_export.contract.device_name import check_device_name
 from erq_export.contract.errors import SpecError
 from erq_export.contract.records import FileRecord, Scalar, Spec, checked_value, hints, read
 from erq_export.contract.registry import unknown
 from erq_export.contract.spec import (
-    PACKED_BITS,
     Bits,
     DataSpec,
     DeploySpec,
@@ -27,6 +27,7 @@ from erq_export.contract.targets import deployable
 from erq_export.models.aliases import ALIASES, paper_ridge
 from erq_export.models.arguments import checked
 
+AUTO = "auto"  # --bits auto --budget B: w⌊B⌋a8, weights as chosen; fewer activation bits are no faster on any target
 SLICES: dict[str, type[Spec]] = {
     "model": ModelSpec,
     "data": DataSpec,
@@ -78,7 +79,9 @@ class Job(Spec, frozen=True, kw_only=True):
 
     @property
     def quantization(self) -> Quantization:
-        """The slice that calibration depends on."""
+        """The slice that calibration depends on. ValueError before bits are chosen (`flow.choose`)."""
+        if self.method.budget is not None:
+            raise ValueError("the bits are not chosen yet")
         return Quantization(
             bits=self.method.bits,
             method=self.method.method,
@@ -124,6 +127,8 @@ def resolve(given: Mapping[str, Any], *, options: Mapping[str, Scalar] | None = 
     asked = {name: value for name, value in given.items() if value is not None}
     if "bits" not in asked:
         raise SpecError("--bits is missing", fix="weight and activation bits, for example --bits w4a4")
+    if asked["bits"] == AUTO:
+        asked["bits"] = _automatic(asked.get("budget"), typed)
     alias = ALIASES.get(asked.get("name", ""))
     if alias is not None:
         asked = {**alias.defaults, **asked}
@@ -170,6 +175,14 @@ def measured_otherwise(job: Job, words: Mapping[str, Any]) -> Job:
     )
 
 
+def _automatic(budget: object, typed: bool) -> Bits:
+    """What `--bits auto` stands for: the base of a choice within the budget, with 8-bit activations."""
+    if budget is None:
+        raise SpecError("--bits auto needs --budget", fix="mean weight bits, for example --bits auto --budget 4")
+    rule = hints(MethodSpec)["budget"]
+    return Bits(w=int(checked_value(budget, rule, word=MethodSpec.word("budget"), text=typed)), a=8)
+
+
 def absolute(job: Job) -> Job:
     """The job with its paths made absolute: another folder may be the current one next time."""
 
@@ -211,8 +224,8 @@ def read_run(out: Path) -> Job:
 
 
 def check_pack(deploy: DeploySpec, bits: Bits) -> None:
-    """SpecError where the weights have more bits than the packed form holds."""
-    if deploy.pack == "int4" and bits.w > PACKED_BITS:
+    """SpecError where the weights of every layer have more bits than the packed form holds; such layers stay int8."""
+    if deploy.pack == "int4" and not bits.packable:
         raise SpecError(
             f"--pack int4 with --bits {bits}: {bits.w} bits do not fit 4",
             fix=f"--pack int8, or at most {PACKED_BITS} weight bits",

@@ -28,6 +28,7 @@ from erq_export.contract.report import (
     Report,
     TargetReport,
 )
+from erq_export.contract.story import Story
 from erq_export.contract.targets import deployable, named
 from erq_export.data.held_out import Images, Prepared, some
 from erq_export.flow import bench
@@ -37,6 +38,7 @@ from erq_export.flow.compare import compare
 from erq_export.flow.engines import MODEL_ENGINE, runs_here
 from erq_export.flow.job import Job
 from erq_export.flow.shards import What
+from erq_export.flow.story import tell
 from erq_export.flow.work import Work
 from erq_export.models.aliases import published_top1
 from erq_export.validate.contestants import is_here
@@ -74,6 +76,7 @@ class Measured:
     engines: dict[str, EngineRecord] = field(default_factory=dict)
     latency: Latency | None = None
     bench: Bench | None = None
+    story: Story | None = None
 
     def engine_problems(self) -> list[str]:
         return [f"{name}: {p}" for name, record in self.engines.items() for p in record.problems]
@@ -119,6 +122,7 @@ class Measured:
                 for name in self.engines
             ),
             rotated=bundle.rotated,
+            story=self.story,
             problems=(*self.engine_problems(), *self.parity_problems(), *self.accuracy_problems()),
         )
         return structs.replace(report, headline=headline(report))
@@ -149,6 +153,8 @@ def measure(work: Work, path: Path, made: Made) -> Measured:
         with work.stage("parity"):
             for name in unique_graphs(tuple(made.graphs)):
                 found.parity[name] = parity(work, made.bundle, made.graphs[name])
+    with work.stage("story"):
+        found.story = tell(work, made.bundle, sensitivity=job.evaluate.sensitivity)
     if held_out is not None:
         with work.stage("accuracy"):
             found.accuracy = accuracy(work, made, held_out)

@@ -23,6 +23,7 @@ from erq_export.contract.targets import deployable, named
 from erq_export.flow import bench
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin, check_cost
+from erq_export.flow.choose import settled
 from erq_export.flow.helping import helped
 from erq_export.flow.job import Job, RunRecord, absolute
 from erq_export.flow.measure import Made, measure, raise_gates
@@ -76,12 +77,13 @@ def _run(
     check_cost(work)
     with folder.begin(overwrite=overwrite, planned=planned, command=command, job=plain_of(job)) as writing:
         writing.record(versions=version_of_packages(), machine=machine(), **inputs(work))
+        work = settled(work)
         with work.stage("calibrate"):
-            bundle = work.stages.bundle(work.model, work.calibration_images(job.data.seed), job.quantization)
+            bundle = work.stages.bundle(work.model, work.calibration_images(job.data.seed), work.job.quantization)
             place(writing, "bundle", bundle)
-            writing.write("run.json", encode(RunRecord(erq_export=__version__, job=absolute(job))))
+            writing.write("run.json", encode(RunRecord(erq_export=__version__, job=absolute(work.job))))
         made = make(work.course, work.stages, job.deploy, writing, bundle, targets)
-        return conclude(work, folder, writing, made)
+        return conclude(work, folder, writing, made, chosen=None if work.job == job else work.job)
 
 
 def make(
@@ -138,8 +140,12 @@ def _validate(job: Job, out: Path, ui: Ui, *, store: Store, crew: Crew | None) -
         return conclude(begin(job, ui, store, crew=crew), folder, writing, made)
 
 
-def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made) -> Report:
-    """Measure, write report.json and report.md, then let the gates speak."""
+def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made, *, chosen: Job | None = None) -> Report:
+    """Measure, write report.json and report.md, then let the gates speak.
+
+    chosen: the job with its bits chosen, where a budget was given: what the manifest of the finished run says, so that it is
+    made again without a choice. Until then it holds what was asked, by which a run that was stopped is known.
+    """
     measured = measure(work, folder.path, made)
     bundle, costs = made.bundle.read(Bundle.load), work.course.meter.stages
     report = measured.report(made.bundle, bundle, costs, machine=machine(), versions=version_of_packages())
@@ -156,7 +162,7 @@ def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made) -> 
             bench.fill(staging, timed, report)
 
     writing.place("", fill)
-    writing.record(complete=True, timings=work.course.meter.stages)
+    writing.record(complete=True, timings=work.course.meter.stages, **({"job": plain_of(chosen)} if chosen else {}))
     raise_gates(
         folder.path,
         engine_problems=measured.engine_problems(),

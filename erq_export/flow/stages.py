@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx_ir as ir
 import torch
@@ -23,6 +23,7 @@ from erq_export.contract.manifest import MANIFEST
 from erq_export.contract.parity import ParityReport
 from erq_export.contract.records import FileRecord, encode, plain_of, read
 from erq_export.contract.spec import Pack, Quantization
+from erq_export.contract.story import Story
 from erq_export.contract.targets import Target, named
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.data.held_out import Images
@@ -50,6 +51,9 @@ from erq_export.validate.metrics.inside import output_errors
 from erq_export.validate.parity.check import check_parity
 from erq_export.validate.runners import TorchRunner
 
+if TYPE_CHECKING:
+    from erq_export.flow.story import StoryStage
+
 # The code that decides what a stage makes: a change in it is another artifact.
 CODE: dict[str, tuple[str, ...]] = {
     "bundle": ("calibrate", "contract", "data", "models", "flow.stages"),
@@ -58,10 +62,12 @@ CODE: dict[str, tuple[str, ...]] = {
     "engine": ("backends", "contract", "exporters.tensorrt", "flow.engine_stage", "flow.stages"),
     "parity": ("backends", "contract", "models", "validate", "flow.stages"),
     "decisions": ("backends", "contract", "data", "models", "validate", "flow.shards", "flow.spans", "flow.stages"),
+    "story": ("calibrate", "contract", "data", "models", "validate", "flow.scene", "flow.stages", "flow.story"),
     "figures": ("backends", "contract", "data", "models", "validate", "flow.stages"),
 }
 PARITY = "parity.json"
 DECISIONS, FIGURES, RANGES = "decisions.safetensors", "figures.json", "ranges.safetensors"
+STORY = "story.json"
 
 
 class Figure(FileRecord, frozen=True, kw_only=True):
@@ -86,7 +92,7 @@ class Stages:
         """Calibrate; a run that was stopped goes on behind the last finished block. `model` stays as it is."""
 
         def make(work: Work) -> None:
-            known = self._known_ranges(inputs, asked)
+            known = self.known_ranges(model, images, asked)
             found = find_integers(
                 replace(model, model=copy.deepcopy(model.model)),
                 images,
@@ -101,7 +107,7 @@ class Stages:
 
         inputs = self._bundle_inputs(model, images)
         return self._kept(
-            "bundle", inputs, plain_of(asked), make, f"{asked.bits} {asked.method} of {model.identity.name}"
+            "bundle", inputs, plain_of(asked), make, f"{asked.bits.brief} {asked.method} of {model.identity.name}"
         )
 
     def has_bundle(self, model: Loaded, images: CalibrationSet, asked: Quantization) -> bool:
@@ -235,6 +241,12 @@ class Stages:
 
         return self._figure("deployed_error", bundle, model, images, error)
 
+    def story(self, told: "StoryStage") -> Story:
+        """Where a bundle loses (see `StoryStage`)."""
+        inputs = told.inputs() | self.arithmetic()
+        kept = self._kept("story", inputs, {}, lambda work: told.make(work.folder), "errors by depth")
+        return kept.read(lambda folder: read(Story, folder / STORY))
+
     def _figure(
         self,
         name: str,
@@ -254,9 +266,9 @@ class Stages:
         kept = self._kept("figures", inputs | self.arithmetic(), {"figure": name}, make, name.replace("_", " "))
         return kept.read(lambda folder: read(Figure, folder / FIGURES)).value
 
-    def _known_ranges(self, inputs: Mapping[str, str], asked: Quantization) -> KnownRanges:
+    def known_ranges(self, model: Loaded, images: CalibrationSet, asked: Quantization) -> KnownRanges:
         """Grids that another calibration has found on the same activations; none where none was made."""
-        entry = self.store.find("ranges", self._ranges_key(inputs, asked))
+        entry = self.store.find("ranges", self._ranges_key(self._bundle_inputs(model, images), asked))
         return KnownRanges() if entry is None else KnownRanges.load(entry.folder / RANGES, self.device)
 
     def _keep_ranges(self, inputs: Mapping[str, str], asked: Quantization, known: KnownRanges, *, n_sites: int) -> None:

@@ -2,19 +2,16 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
-import torch
-
 from erq_export.contract.bundle import Bundle
-from erq_export.data.batches import batches
 from erq_export.data.calibration_set import CalibrationSet
-from erq_export.data.given import FromSource
-from erq_export.data.held_out import BATCH, HeldOut, Images, Prepared
+from erq_export.data.held_out import HeldOut, Images, Prepared
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin
+from erq_export.flow.choose import settled
 from erq_export.flow.compare import seeds
 from erq_export.flow.job import Job
 from erq_export.flow.stages import Stages
@@ -51,13 +48,9 @@ class Calibrated:
 
     def not_calibrated_on(self, n: int) -> Prepared:
         """n of the other images of the calibration's source, evenly spread over them, without labels: to judge by."""
-        calibration, taken = self.work.calibration, set(self.data.names)
-        if not isinstance(calibration, FromSource):
-            raise ValueError("images that were given prepared have no others beside them")
-        source = calibration.source
-        rest = [i for i in range(len(source)) if source.name(i) not in taken]
-        chosen = [rest[i * len(rest) // n] for i in range(n)]
-        pixels = torch.cat(list(batches(source, self.work.model.identity.preprocess, chosen, BATCH)))
+        pixels = self.work.calibration.others(self.work.model.identity.preprocess, self.data.names, n=n)
+        if pixels is None:
+            raise ValueError("all images were calibrated on")
         return Prepared(tensor=pixels, fingerprint=hashlib.sha256(pixels.numpy().tobytes()).hexdigest())
 
     def top1(self, images: Images) -> float:
@@ -98,7 +91,7 @@ def sweep(
         with ui.stage(" ".join(name.values())):
             if work is None or _needs(work.job) != _needs(job):
                 work = begin(job, ui, store, own)
-            found = []
+            job, found = settled(replace(work, job=job)).job, []
             for seed in seeds(job):
                 data = work.calibration_images(seed)
                 artifact = work.stages.bundle(work.model, data, job.quantization)

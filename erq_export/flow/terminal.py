@@ -98,7 +98,7 @@ class Terminal:
 
     def bench(self, found: Bench) -> None:
         """A benchmark: its table, and what it means."""
-        self.table(f"{found.model} {found.bits} on {found.processor}", *tables.bench(found.lines))
+        self.table(f"{found.model} {found.bits.brief} on {found.processor}", *tables.bench(found.lines))
         self.console.print(tables.BENCH_LEGEND)
         for sentence in (*found.notes, *(f"PROBLEM: {text}" for text in found.problems)):
             self.console.print(f"- {sentence}", markup=False)

@@ -17,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from erq_export.contract.bits import PACKED_BITS
 from erq_export.contract.errors import EngineError
-from erq_export.contract.spec import PACKED_BITS
 from erq_export.contract.targets import Target
 
 from .graph import Editor

@@ -12,12 +12,11 @@ from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.calibrate.methods.gptq import GptqOptions
 from erq_export.calibrate.methods.method import method_named, options_of, shared_options
 from erq_export.calibrate.published.papers import PAPERS, all_of, paper_named, published
+from erq_export.contract.bits import ACTIVATION_BITS, WEIGHT_BITS
 from erq_export.contract.errors import ErqError, SpecError
 from erq_export.contract.records import hints
 from erq_export.contract.registry import METHODS, nearest, resolve
 from erq_export.contract.spec import (
-    ACTIVATION_BITS,
-    WEIGHT_BITS,
     Bits,
     DataSpec,
     DeploySpec,

@@ -120,6 +120,7 @@ PLAIN = (
         "--class-map",
         "--val-images",
         "--bits",
+        "--budget",
         "--method",
         "--to",
     ),

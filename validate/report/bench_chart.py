@@ -25,6 +25,6 @@ def draw(bench: Bench, path: Path) -> bool:
     axes.set_yticks(range(len(lines)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("times as fast as the float twin; 95 % interval")
-    axes.set_title(f"{bench.model} {bench.bits}")
+    axes.set_title(f"{bench.model} {bench.bits.brief}")
     figure.savefig(path, format="svg", metadata={"Date": None})
     return True

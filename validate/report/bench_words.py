@@ -62,7 +62,7 @@ def _same_speed(bench: Bench) -> Iterator[str]:
     if bench.bits.a < 8:
         yield (
             f"Activations of {bench.bits.a} bits are carried in 8-bit integers and run at their speed, on every target here: "
-            f"w{bench.bits.w}a8 is as fast as {bench.bits} and more accurate."
+            f"w{bench.bits.w}a8 is as fast as {bench.bits.brief} and more accurate."
         )
     integer = {"i8", "u8", "i4", "u4"}
     for line in bench.lines:

@@ -26,7 +26,7 @@ def draw(report: Report, path: Path) -> bool:
     axes.set_yscale("log")
     axes.set_ylabel("output error / output energy")
     axes.set_xticks(range(len(layers)), [layer.path for layer in layers], rotation=90, fontsize=6)
-    axes.set_title(f"{report.model.name} {report.quantization.bits} {report.quantization.method}")
+    axes.set_title(f"{report.model.name} {report.quantization.bits.brief} {report.quantization.method}")
     axes.legend()
     figure.savefig(path, format="svg", metadata={"Date": None})
     return True

@@ -18,7 +18,7 @@ def markdown(report: Report, bench: Bench | None = None, *, picture: bool = Fals
 
 def _parts(report: Report, bench: Bench | None, *, picture: bool) -> Iterator[str]:
     yield "  \n".join(report.headline)
-    yield f"# {report.model.name} {report.quantization.bits}"
+    yield f"# {report.model.name} {report.quantization.bits.brief}"
     if report.accuracy is not None:
         yield f"## {report.accuracy.n_images} held-out images"
         yield table(*tables.held_out(report.accuracy))

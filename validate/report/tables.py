@@ -23,7 +23,7 @@ def comparison(rows: Sequence[ComparisonRow], accuracy: Accuracy | None = None) 
     body = [] if float_top1 is None else [["float32", "", "", f"{float_top1.value:.2f}", "", "", ""]]
     body += [
         [
-            str(row.bits),
+            row.bits.brief,
             row.method,
             str(len(row.top1_reference.all)),
             _range(row.top1_reference),

@@ -25,7 +25,7 @@ def _sentences(report: Report) -> Iterator[str]:
     if report.accuracy is not None and (text := doubt(report.accuracy)):
         yield f"WARNING: {text}"
     yield (
-        f"{model.timm_name} ({_weights(model)}), {len(report.layers)} layers quantized to {quantization.bits} with "
+        f"{model.timm_name} ({_weights(model)}), {len(report.layers)} layers quantized to {quantization.bits.brief} with "
         f"{quantization.method} from {report.data.n_images} images."
     )
     if report.rotated:
