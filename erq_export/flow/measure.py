@@ -15,6 +15,7 @@ from erq_export.contract.bundle import Bundle
 from erq_export.contract.cost import StageCost
 from erq_export.contract.engine import EngineRecord
 from erq_export.contract.errors import AccuracyError, EngineError, ParityError
+from erq_export.contract.histograms import Histograms
 from erq_export.contract.manifest import MANIFEST, GraphManifest
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.parity import ParityReport
@@ -36,13 +37,15 @@ from erq_export.flow.artifacts import Artifact, read_engine
 from erq_export.flow.compare import compare
 from erq_export.flow.job import Job
 from erq_export.flow.work import Work
+from erq_export.models.rebuild import reference_model
 from erq_export.validate.gates import broken
 from erq_export.validate.latency import measure_latency
 from erq_export.validate.metrics.accuracy import accuracy as beside
+from erq_export.validate.metrics.histograms import histograms
 from erq_export.validate.report.words import headline
 from erq_export.validate.runners import OnnxRuntimeRunner
 
-PARITY_IMAGES = 4  # teacher-forced inputs of every layer are compared on these
+PARITY_IMAGES = 4  # teacher-forced inputs of every layer are compared on these, and counted
 LATENCY_BATCH = 1
 
 
@@ -67,6 +70,7 @@ class Measured:
     parity: dict[str, ParityReport] = field(default_factory=dict)
     engines: dict[str, EngineRecord] = field(default_factory=dict)
     latency: Latency | None = None
+    histograms: Histograms | None = None
     bench: Bench | None = None
 
     def engine_problems(self) -> list[str]:
@@ -113,6 +117,7 @@ class Measured:
                 for name in self.engines
             ),
             rotated=bundle.rotated,
+            histograms=self.histograms,
             problems=(*self.engine_problems(), *self.parity_problems(), *self.accuracy_problems()),
         )
         return structs.replace(report, headline=headline(report))
@@ -135,7 +140,7 @@ class Measured:
 
 
 def measure(work: Work, path: Path, made: Made) -> Measured:
-    """Parity of every graph, accuracy where there are labels, the comparison, the price of choices, latency."""
+    """Parity of every graph, histograms, accuracy where there are images, the comparison, the price of choices, latency."""
     job, held_out = work.job, work.held_out
     found = Measured(job=job, path=path)
     found.engines = {name: read_engine(engine) for name, engine in made.engines.items()}
@@ -145,6 +150,9 @@ def measure(work: Work, path: Path, made: Made) -> Measured:
             for name in unique_graphs(tuple(made.graphs)):
                 pixels = data.pixels[:PARITY_IMAGES]
                 found.parity[name] = work.stages.parity(made.bundle, made.graphs[name], pixels, data.sha256)
+    with work.stage("histograms"):
+        reference = reference_model(made.bundle.read(Bundle.load)).to(work.stages.device)
+        found.histograms = histograms(reference, data.pixels[:PARITY_IMAGES])
     if held_out is not None:
         with work.stage("accuracy"):
             found.accuracy = accuracy(work, made, held_out)
@@ -208,7 +216,7 @@ def raise_gates(
     accuracy_problems: list[str] | None = None,
 ) -> None:
     """The gate that failed first in the chain: engine (6), parity (5), accuracy (4)."""
-    where = f"see {out / 'report.md'}"
+    where = f"see {out / 'report.html'}"
     if engine_problems:
         raise EngineError("; ".join(engine_problems), fix=f"{where} and plan.txt; report the model with its build.log")
     if parity_problems:

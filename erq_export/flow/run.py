@@ -12,7 +12,7 @@ from erq_export import __version__
 from erq_export.backends.machine import processor, versions
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine_spec import EngineSpec
-from erq_export.contract.files import write_bytes, write_text
+from erq_export.contract.files import write_bytes
 from erq_export.contract.output.folder import BENCHES, REPORTS, OutputFolder
 from erq_export.contract.output.writing import Writing
 from erq_export.contract.records import encode, plain_of
@@ -24,12 +24,11 @@ from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin, check_cost
 from erq_export.flow.job import Job, RunRecord, absolute
 from erq_export.flow.measure import Made, measure, raise_gates
+from erq_export.flow.pages import write_pages
 from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
 from erq_export.flow.work import Course, Work
-from erq_export.validate.report.chart import draw
-from erq_export.validate.report.markdown import markdown
 
 PACKAGES = ("torch", "timm", "numpy", "numba", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "tensorrt-rtx-cu13")
 
@@ -113,7 +112,7 @@ def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> Report:
 
 
 def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made) -> Report:
-    """Measure, write report.json and report.md, then let the gates speak."""
+    """Measure, write report.json and its pages, then let the gates speak."""
     measured = measure(work, folder.path, made)
     bundle, costs = made.bundle.read(Bundle.load), work.course.meter.stages
     report = measured.report(made.bundle, bundle, costs, machine=machine(), versions=version_of_packages())
@@ -121,13 +120,8 @@ def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made) -> 
     timed = measured.bench or bench.kept(folder, made.bundle.content)
 
     def fill(staging: Path) -> None:
-        written = OutputFolder(staging).report
-        write_bytes(written, encode(report))
-        draw(report, written.with_suffix(".svg"))
-        if timed is None:
-            write_text(written.with_suffix(".md"), markdown(report))
-        else:
-            bench.fill(staging, timed, report)
+        write_bytes(OutputFolder(staging).report, encode(report))
+        write_pages(staging, report, timed, writing.manifest.command)
 
     writing.place("", fill)
     writing.record(complete=True, timings=work.course.meter.stages)

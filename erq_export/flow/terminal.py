@@ -63,13 +63,15 @@ class Terminal:
         self.console.print(drawn)
 
     def show(self, report: Report, out: Path) -> None:
-        """The end of a run: the comparison, the price of choices, the sentences, and where everything lies."""
+        """The end of a run: the verdict, the comparison, the price of choices, the other sentences, where everything lies."""
+        for sentence in report.headline[:1]:
+            self.console.print(sentence, markup=False, style="bold")
         if report.comparison and report.accuracy is not None:
             title = f"Top-1 on {report.accuracy.n_images} held-out images"
             self.table(title, *tables.comparison(report.comparison, report.accuracy))
         if report.price:
             self.table("From the published scheme to what is deployed", *tables.price(report.price))
-        for sentence in report.headline:
+        for sentence in report.headline[1:]:
             self.console.print(f"- {sentence}", markup=False)
         self.files(OutputFolder(out))
 

@@ -304,7 +304,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_what_the_readme_says(finished: Path) -> None:
     out = finished / "out"
     assert {p.name for p in out.iterdir()} == {
-        "manifest.json", "run.json", "bundle", "onnx", "tensorrt-rtx", "report.json", "report.md", "report.svg",
+        "manifest.json", "run.json", "bundle", "onnx", "tensorrt-rtx", "report.json", "report.md", "report.html", "report.svg",
     }  # fmt: skip
     assert {p.name for p in (out / "tensorrt-rtx" / "engine").iterdir()} == {
         "model.engine", "plan.txt", "build.log", "engine.json",

@@ -9,6 +9,7 @@ from erq_export.contract.cost import StageCost
 from erq_export.contract.engine import Batch, EngineRecord, Gpu, PlanSummary
 from erq_export.contract.formats.affine import AffineRow, FreeRow
 from erq_export.contract.formats.logarithmic import LogRow
+from erq_export.contract.histograms import Histogram, Histograms, InputHistogram, LayerHistograms
 from erq_export.contract.identity import Identity
 from erq_export.contract.manifest import (
     AttentionOperator,
@@ -233,6 +234,7 @@ def report() -> Report:
     timing = Timing(p50_ms=1.0, p90_ms=1.5, p99_ms=2.0, mean_ms=1.25, min_ms=0.5)
     return Report(
         story=story(),
+        histograms=histograms(),
         headline=("Random weights mean nothing.", "A second sentence."),
         erq_export="0.1.0",
         bundle_sha256=SHA256,
@@ -331,6 +333,13 @@ def story() -> Story:
     second = BlockError(path="blocks.1", entering=0.03, weights=0.02, activations=0.03, both=0.05)
     cost = LayerCost(path="blocks.0.attn.qkv", w_bits=4, a_bits=4, n_weights=768, alone=0.02, raised=0.04)
     return Story(n_images=8, outputs="logits", error=0.05, depth=(first, second), sensitivity=(cost,))
+
+
+def histograms() -> Histograms:
+    """Of one layer."""
+    codes = Histogram(first=-8, width=1, counts=(5, 0, 2, 1))
+    inputs = InputHistogram(codes=codes, scale=0.5, low=-4.75, high=3.5, beyond=2)
+    return Histograms(n_images=4, layers={LAYER: LayerHistograms(weights=codes, inputs=inputs)})
 
 
 def bench(*lines: Line, **changes: object) -> Bench:
