@@ -13,7 +13,9 @@ from rich.table import Table
 from erq_export.contract.bench import Bench
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.report import Report
+from erq_export.contract.side_by_side import SideBySide
 from erq_export.validate.report import tables
+from erq_export.validate.report.side_by_side import TITLE, side_by_side
 
 LINE_EVERY_S = 10.0
 LOG_WIDTH = 160
@@ -80,6 +82,12 @@ class Terminal:
         self.table(f"{found.model} {found.bits} on {found.processor}", *tables.bench(found.lines))
         self.console.print(tables.BENCH_LEGEND)
         for sentence in (*found.notes, *(f"PROBLEM: {text}" for text in found.problems)):
+            self.console.print(f"- {sentence}", markup=False)
+
+    def side_by_side(self, found: SideBySide) -> None:
+        """Runs, and what they do not have in common."""
+        self.table(TITLE, *side_by_side(found))
+        for sentence in found.differences:
             self.console.print(f"- {sentence}", markup=False)
 
     def files(self, out: OutputFolder) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -53,6 +54,11 @@ def html(report: Report, bench: Bench | None = None, *, command: Sequence[str] =
 
 def page(template: str, **values: object) -> str:
     """A filled-in template; whatever is no `Markup` is escaped."""
+    return _pages().get_template(template).render(**values)
+
+
+@cache
+def _pages() -> Environment:
     pages = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -61,7 +67,7 @@ def page(template: str, **values: object) -> str:
         autoescape=True,
     )
     pages.filters |= {"numeric": numeric, "breakable": breakable}
-    return pages.get_template(template).render(**values)
+    return pages
 
 
 def cards(report: Report) -> tuple[Card, ...]:

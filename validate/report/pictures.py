@@ -38,12 +38,12 @@ def _drawings(report: Report, bench: Bench | None) -> Iterator[tuple[str, Callab
     if report.accuracy is not None and (shares := _shares(report.accuracy)):
         what = "top-1" if report.accuracy.float_top1 is not None else "the float model's class"
         label = f"{what} in per cent of {report.accuracy.n_images} images, 95 % interval"
-        yield "accuracy", partial(_intervals, "accuracy", shares, label)
+        yield "accuracy", partial(intervals, "accuracy", shares, label)
     if bench is not None and (lines := _speedups(bench)):
-        yield "speed", partial(_intervals, "speed", lines, "times as fast as the float twin, 95 % interval", beside=1.0)
+        yield "speed", partial(intervals, "speed", lines, "times as fast as the float twin, 95 % interval", beside=1.0)
     if report.latency is not None and report.latency.ratios:
         label = "times as fast as float32, quartiles"
-        yield "latency", partial(_intervals, "latency", _ratios(report.latency), label, beside=1.0)
+        yield "latency", partial(intervals, "latency", _ratios(report.latency), label, beside=1.0)
     if report.story is not None and report.story.depth:
         yield "depth", partial(_depth, report.story)
     if report.story is not None and report.story.sensitivity:
@@ -64,7 +64,7 @@ def _shares(accuracy: Accuracy) -> list[Interval]:
 def _speedups(bench: Bench) -> list[Interval]:
     return [
         (
-            f"{line.name}, batch {line.batch}" + f", {line.threads} threads" * (line.threads > 0),
+            f"{line.name}\nbatch {line.batch}" + f", {line.threads} threads" * (line.threads > 0),
             *(line.speedup.median, line.speedup.low, line.speedup.high),
         )
         for line in bench.lines
@@ -76,7 +76,7 @@ def _ratios(latency: Latency) -> list[Interval]:
     return [(name, ratio.median, ratio.q25, ratio.q75) for name, ratio in latency.ratios.items()]
 
 
-def _intervals(name: str, rows: Sequence[Interval], label: str, *, beside: float | None = None) -> str | None:
+def intervals(name: str, rows: Sequence[Interval], label: str, *, beside: float | None = None) -> str | None:
     """A point and its interval a row; beside: a line that they are read against."""
 
     def paint(axes: "Axes") -> None:
@@ -99,7 +99,7 @@ def _depth(story: Story) -> str | None:
         for (field, says), ink, mark in zip(DEPTH.items(), ("first", "second", "third"), MARKS, strict=True):
             values = [_finite(sqnr_db(getattr(block, field))) for block in blocks]
             axes.plot(values, marker=mark, markersize=4, linewidth=1.2, color=INKS[ink], label=says)
-        axes.set_xticks(range(len(blocks)), [block.path for block in blocks], rotation=90)
+        axes.set_xticks(range(len(blocks)), [_short(block.path, 20) for block in blocks], rotation=90)
         axes.set_ylabel("signal over error, dB")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=3)
 
@@ -143,12 +143,20 @@ def _layers(every: Sequence[Layer]) -> str | None:
 
 def _rows(axes: "Axes", names: Sequence[str]) -> None:
     """One name a row, the first on top."""
-    axes.set_yticks(range(len(names)), [name if len(name) <= 40 else f"{name[:39]}…" for name in names])
+    axes.set_yticks(range(len(names)), [_short(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
+def _short(name: str, most: int = 30) -> str:
+    """A name that leaves room for the picture, each of its lines."""
+    lines = ("".join(c if c.isprintable() else "?" for c in line) for line in name.split("\n"))
+    return "\n".join(line if len(line) <= most else f"{line[: most - 1]}…" for line in lines)
+
+
 def _told(rows: Sequence[Interval]) -> str:
-    return "; ".join(f"{name} {value:.2f} ({low:.2f} to {high:.2f})" for name, value, low, high in rows)
+    return "; ".join(
+        f"{' '.join(name.split())} {value:.2f} ({low:.2f} to {high:.2f})" for name, value, low, high in rows
+    )
 
 
 def _finite(value: float) -> float:
