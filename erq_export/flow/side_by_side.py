@@ -1,4 +1,4 @@
-"""`compare`: finished runs read from their folders and put side by side. Loads neither torch nor onnx."""
+"""`compare`: finished runs read from their folders and put side by side: no model is loaded, nothing is measured."""
 
 import os
 import statistics

@@ -86,7 +86,7 @@ def intervals(name: str, rows: Sequence[Interval], label: str, *, beside: float 
             axes.errorbar([value], [place], xerr=spread, fmt="o", capsize=4, color=ink)
         if beside is not None:
             axes.axvline(beside, color=INKS["ink"], linewidth=0.8)
-        axes.set_xlabel(label)
+        _label(axes, label)
         _rows(axes, [row[0] for row in rows])
 
     return picture(name, AROUND_IN + 0.27 * len(rows), f"{label}: {_told(rows)}", paint)
@@ -101,7 +101,7 @@ def _depth(story: Story) -> str | None:
             axes.plot(values, marker=mark, markersize=4, linewidth=1.2, color=INKS[ink], label=says)
         axes.set_xticks(range(len(blocks)), [_short(block.path, 20) for block in blocks], rotation=90)
         axes.set_ylabel("signal over error, dB")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=3)
+        axes.figure.legend(loc="outside upper center", ncols=3)
 
     return picture("depth", 3.2, "signal over quantization error in dB, block by block", paint)
 
@@ -116,7 +116,7 @@ def _sensitivity(story: Story) -> str | None:
         )
         gained = [story.error - cost.raised for cost in costs]
         axes.plot(gained, range(len(costs)), linestyle="", marker="D", markersize=3.5, color=INKS["second"])
-        axes.set_xlabel("bar: error alone; diamond: error that 8 bits there give back")
+        _label(axes, "bar: error alone; diamond: error that 8 bits there give back")
         _rows(axes, [cost.path for cost in costs])
 
     return picture("sensitivity", AROUND_IN + ROW_IN * len(costs), "what each layer costs and would give back", paint)
@@ -134,11 +134,16 @@ def _layers(every: Sequence[Layer]) -> str | None:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(lambda *_: "")
-        axes.set_xlabel("output error / output energy")
+        _label(axes, "output error / output energy")
         _rows(axes, [layer.path for layer in layers])
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.35, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.1)
+        axes.figure.legend(loc="outside upper left", ncols=2, columnspacing=0.8, handletextpad=0.1)
 
     return picture("layers", AROUND_IN + 0.3 + ROW_IN * len(layers), "output error of every layer", paint)
+
+
+def _label(axes: "Axes", text: str) -> None:
+    """Below the whole picture: names beside the axes leave little room below them."""
+    axes.figure.supxlabel(text, fontsize=8.5)
 
 
 def _rows(axes: "Axes", names: Sequence[str]) -> None:

@@ -55,7 +55,7 @@ def _targets(report: Report) -> Iterator[Tile]:
 def _speed(report: Report, bench: Bench | None) -> Iterator[Tile]:
     if bench is not None and (best := fastest(bench)) is not None and best.speedup is not None:
         threads = f", {best.threads} threads" if best.threads else ""
-        yield "times as fast", f"{best.speedup.median:.2f} ×", f"{best.name}, batch {best.batch}{threads}"
+        yield "times as fast, at best", f"{best.speedup.median:.2f} ×", f"{best.name}, batch {best.batch}{threads}"
     elif report.latency is not None and report.latency.ratios:
         ratio = list(report.latency.ratios.values())[-1]
         yield "times as fast", f"{ratio.median:.2f} ×", "as float32 in ONNX Runtime on this CPU"
