@@ -76,6 +76,8 @@ class Terminal:
         for sentence in report.headline[1:]:
             self.console.print(f"- {sentence}", markup=False)
         self.files(OutputFolder(out))
+        if (page := out / "report.html").is_file():
+            self.console.print(f"report to show around: {page}", markup=False)
 
     def bench(self, found: Bench) -> None:
         """A benchmark: its table, and what it means."""

@@ -39,7 +39,8 @@ def _outcome(report: Report, bench: Bench | None) -> str:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         word = f"{word} ({first}{more})"
     if report.model.weights == "random":
-        return f"Random weights, so every accuracy figure means nothing; apart from that {word[0].lower()}{word[1:]}"
+        word = word if found else word.lower()
+        return f"Random weights, so every accuracy figure means nothing; apart from that {word}"
     return word
 
 
