@@ -18,8 +18,7 @@ from erq_export.cli.app import app
 from erq_export.contract.bench import Bench, BenchSpec
 from erq_export.contract.errors import MachineError, SpecError
 from erq_export.contract.records import read
-from erq_export.flow import bench as flow
-from erq_export.flow import measure
+from erq_export.flow import measure, pages
 from erq_export.validate import contestants, runners
 from erq_export.validate.runners import OnnxRuntimeRunner
 
@@ -191,7 +190,7 @@ def test_an_interrupt_leaves_the_folder_as_it_was(erq: Erq, out: Path, monkeypat
         raise KeyboardInterrupt
 
     before = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    monkeypatch.setattr(flow, "draw", interrupted)  # bench.json is written by then, beside
+    monkeypatch.setattr(pages, "html", interrupted)  # bench.json and report.md are written by then, beside
     code, said = erq("bench", out, *SHORT)
     assert code == 130, said
     assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

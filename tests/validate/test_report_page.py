@@ -13,6 +13,7 @@ from html_page import Page
 from msgspec import structs
 
 from erq_export.contract.bench import Bench
+from erq_export.contract.histograms import Histogram
 from erq_export.contract.parity import ParityReport
 from erq_export.contract.records import Record, decode, encode
 from erq_export.contract.report import Report
@@ -324,3 +325,36 @@ def test_a_report_of_the_simulated_scheme_alone_has_a_page() -> None:
         "Simulated: demo in w4a4 by erq, 1 layer, in PyTorch alone; accuracy not measured"
     )
     assert "parity" not in page.tables
+
+
+def test_the_page_of_a_large_model_can_be_sent_by_mail() -> None:
+    """Fifty layers of 8 bits, as ViT-S has, and two targets: less than 1 MB."""
+    report = reports.report()
+    assert report.story is not None
+    assert report.histograms is not None
+    paths = [f"blocks.{i}.{name}" for i in range(12) for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
+    paths += ["patch_embed.proj", "head"]
+    counts = Histogram(first=-128, width=4, counts=tuple(10**6 + 7919 * i for i in range(64)))
+    one = structs.replace(report.histograms.layers[reports.LAYER], weights=counts)
+    assert one.inputs is not None
+    one = structs.replace(one, inputs=structs.replace(one.inputs, codes=counts))
+    onnx = report.targets["onnx"]
+    assert onnx.parity is not None
+    layers = tuple(structs.replace(onnx.parity.layers[0], path=path) for path in paths)
+    onnx = structs.replace(onnx, parity=structs.replace(onnx.parity, layers=layers))
+    report = structs.replace(
+        report,
+        layers=tuple(structs.replace(report.layers[0], path=path, w_bits=8, a_bits=8) for path in paths),
+        targets={"onnx": onnx, "tensorrt-rtx": onnx},
+        histograms=structs.replace(report.histograms, layers=dict.fromkeys(paths, one)),
+        story=structs.replace(
+            report.story,
+            depth=report.story.depth * 6,
+            sensitivity=tuple(structs.replace(report.story.sensitivity[0], path=path) for path in paths),
+        ),
+    )
+    text = html(report, reports.bench())
+    page = Page(text)
+    assert len(text.encode()) < 1e6
+    assert page.pictures["histograms"] == 2 * 50
+    assert [row[0] for row in page.tables["layers"][0].rows[1:]] == paths

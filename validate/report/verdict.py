@@ -84,7 +84,7 @@ def _exact(report: Report) -> str:
         return "no graph to hold against PyTorch"
     wrong = {name: _differ(parity) for name, parity in found.items()}
     if n := sum(wrong.values()):
-        return f"{n} codes and integer sums not those of PyTorch"
+        return f"{n} weights, codes and integer sums are not those of PyTorch"
     (name, parity), *_ = found.items()
     model = parity.model
     said = f"all codes and integer sums compared are PyTorch's, outputs for {name} {in_words(model.relative_l2)} apart"
