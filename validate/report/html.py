@@ -22,6 +22,7 @@ from .tiles import tiles
 from .verdict import outcome, verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
+MOST_SENTENCES = 30  # more are a run in which every layer has a problem
 NUMBER = re.compile(r"[-−+]?\d.*|\S*exact|")
 
 
@@ -44,6 +45,7 @@ def html(report: Report, bench: Bench | None = None, *, command: Sequence[str] =
         outcome=outcome(report, bench),
         verdict=verdict(report, bench),
         says=report.headline[1:],
+        most=MOST_SENTENCES,
         tiles=tiles(report, bench),
         sections=tuple(sections(report, bench, command)),
         pictures={anchor: Markup(svg) for anchor, svg in pictures(report, bench).items()},

@@ -86,6 +86,7 @@ def intervals(name: str, rows: Sequence[Interval], label: str, *, beside: float 
             axes.errorbar([value], [place], xerr=spread, fmt="o", capsize=4, color=ink)
         if beside is not None:
             axes.axvline(beside, color=INKS["ink"], linewidth=0.8)
+        axes.locator_params(axis="x", nbins=5)
         _label(axes, label)
         _rows(axes, [row[0] for row in rows])
 
@@ -116,6 +117,7 @@ def _sensitivity(story: Story) -> str | None:
         )
         gained = [story.error - cost.raised for cost in costs]
         axes.plot(gained, range(len(costs)), linestyle="", marker="D", markersize=3.5, color=INKS["second"])
+        axes.locator_params(axis="x", nbins=4)
         _label(axes, "bar: error alone; diamond: error that 8 bits there give back")
         _rows(axes, [cost.path for cost in costs])
 

@@ -87,7 +87,6 @@ def _parity(report: Report) -> Iterator[Section]:
         ),
         tables=tuple(shown),
         folded=tuple(folded),
-        notes=tuple(f"PROBLEM: {name}: {text}" for name, parity in found.items() for text in parity.problems()),
     )
 
 
