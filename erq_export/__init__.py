@@ -24,14 +24,16 @@ if TYPE_CHECKING:
     from erq_export.flow.api import export as export
     from erq_export.flow.api import run as run
     from erq_export.flow.api import validate as validate
+    from erq_export.flow.side_by_side import compare as compare
 
-__all__ = ["__version__", "bench", "bisect", "build", "calibrate", "check", "export", "run", "validate"]
+__all__ = ["__version__", "bench", "bisect", "build", "calibrate", "check", "compare", "export", "run", "validate"]
 
 _WHERE = {
     "bench": "erq_export.flow.api:bench",
     "bisect": "erq_export.flow.api:bisect",
     "build": "erq_export.flow.api:build",
     "check": "erq_export.exporters.lint.check:check",
+    "compare": "erq_export.flow.side_by_side:compare",
     "export": "erq_export.flow.api:export",
     "run": "erq_export.flow.api:run",
 }

@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "bench": "erq_export.cli.bench:bench",
     "validate": "erq_export.cli.stages:validate",
     "inspect": "erq_export.cli.stages:inspect",
+    "compare": "erq_export.cli.compare:compare",
     "check": "erq_export.cli.check:check",
     "models": "erq_export.cli.models:models",
     "methods": "erq_export.cli.methods:methods",

@@ -24,7 +24,7 @@ NAMES = ("batch", "threads", "samples", "seconds", "also", "against", "trust_eng
 def bench(out: Path, store: Path | None, no_store: bool, **given: Any) -> None:
     """Time every graph and engine of a run that this machine can run, in turns with its float twin.
 
-    Writes bench.json and a section of report.md. Exit code 7 where --require-speedup is not shown.
+    Writes bench.json and a section of report.md and report.html. Exit code 7 where --require-speedup is not shown.
     """
     asked = spec_of(given)
     from erq_export.flow.job import read_run

@@ -18,6 +18,11 @@ class Share(Record, frozen=True, kw_only=True):
     low: Percent
     high: Percent
 
+    @property
+    def told(self) -> str:
+        """Value and interval as a table has them."""
+        return f"{self.value:.2f} ({self.low:.1f} … {self.high:.1f})"
+
 
 class Paired(Record, frozen=True, kw_only=True):
     """The same images with two models: `lost` are right with the first alone, `gained` with the second alone; p of McNemar's

@@ -7,6 +7,7 @@ from msgspec import Meta
 from erq_export.contract.accuracy import Accuracy
 from erq_export.contract.cost import StageCost
 from erq_export.contract.engine import EngineRecord
+from erq_export.contract.histograms import Histograms
 from erq_export.contract.identity import Identity
 from erq_export.contract.manifest import Claims, Count, DesignedBits, Sizes
 from erq_export.contract.parity import ParityReport
@@ -146,3 +147,4 @@ class Report(FileRecord, frozen=True, kw_only=True):
     problems: tuple[str, ...]
     rotated: tuple[str, ...] = ()
     story: Story | None = None
+    histograms: Histograms | None = None

@@ -15,7 +15,7 @@ from erq_export.contract.bench import BENCH, Bench, BenchSpec, Line, State
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import DataError, SpecError
 from erq_export.contract.output.folder import BENCHES, REPORTS, OutputFolder
-from erq_export.contract.records import encode, hints, read
+from erq_export.contract.records import hints, read
 from erq_export.contract.registry import unknown
 from erq_export.contract.report import Report
 from erq_export.contract.targets import deployable, named
@@ -23,6 +23,7 @@ from erq_export.exporters.lint.load import parse
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.engines import MODEL_ENGINE, checked, engine_runner
 from erq_export.flow.job import Job
+from erq_export.flow.pages import write_bench, write_pages
 from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
@@ -30,9 +31,7 @@ from erq_export.flow.work import Course
 from erq_export.models.loading import Loaded, load
 from erq_export.validate.bench import contest, enter, gate, raise_gate
 from erq_export.validate.contestants import KINDS, Kind, Subject, check_gpu
-from erq_export.validate.report.bench_chart import draw
 from erq_export.validate.report.bench_words import notes
-from erq_export.validate.report.markdown import markdown
 
 PACKAGES = ("torch", "onnxruntime-gpu", "openvino", "tensorrt-rtx-cu13", "tensorrt")
 TWIN = "float32"
@@ -61,7 +60,7 @@ def bench(
     kinds: Mapping[str, Kind] = KINDS,
     show: Callable[[Bench], None] = lambda _: None,
 ) -> Bench:
-    """Time the run that a folder holds; writes bench.json and bench.svg there, and report.md again where there is one.
+    """Time the run that a folder holds; writes bench.json and bench.svg there, and the report's pages again where there is one.
 
     SpecError for a run without graphs, DataError where a graph is not what the run wrote, or the foreign one cannot be
     used, MachineError for a runner that was asked for and is not here; SpeedError once all is written and shown.
@@ -88,7 +87,8 @@ def bench(
         )
         with course.stage("bench"):
             found = measure(timed, ui, asked, kinds=kinds)
-        writing.place("", lambda staging: fill(staging, found, report_in(folder)))
+        report, command = report_in(folder), writing.manifest.command
+        writing.place("", lambda staging: fill(staging, found, report, command))
     show(found)
     raise_gate(found.problems)
     return found
@@ -199,12 +199,12 @@ def state() -> State:
     return State(cpu_mhz=cpu_mhz(), load=load_average(), gpus=gpu_states())
 
 
-def fill(staging: Path, found: Bench, report: Report | None) -> None:
-    """Write bench.json, its picture, and the report's page with its section."""
-    (staging / BENCH).write_bytes(encode(found))
-    drawn = draw(found, staging / "bench.svg")
-    if report is not None:
-        (staging / "report.md").write_text(markdown(report, found, picture=drawn), encoding="utf-8")
+def fill(staging: Path, found: Bench, report: Report | None, command: Sequence[str]) -> None:
+    """Write bench.json, its picture, and the report's pages with its section."""
+    if report is None:
+        write_bench(staging, found)
+    else:
+        write_pages(staging, report, found, command)
 
 
 def report_in(folder: OutputFolder) -> Report | None:

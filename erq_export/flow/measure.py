@@ -15,6 +15,7 @@ from erq_export.contract.bundle import Bundle
 from erq_export.contract.cost import StageCost
 from erq_export.contract.engine import EngineRecord
 from erq_export.contract.errors import AccuracyError, EngineError, ParityError
+from erq_export.contract.histograms import Histograms
 from erq_export.contract.manifest import MANIFEST, GraphManifest
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.parity import ParityReport
@@ -41,15 +42,17 @@ from erq_export.flow.shards import What
 from erq_export.flow.story import tell
 from erq_export.flow.work import Work
 from erq_export.models.aliases import published_top1
+from erq_export.models.rebuild import reference_model
 from erq_export.validate.contestants import is_here
 from erq_export.validate.gates import broken
 from erq_export.validate.latency import measure_latency
 from erq_export.validate.metrics.accuracy import accuracy as beside
+from erq_export.validate.metrics.histograms import histograms
 from erq_export.validate.parity.decision import MOST as DECISIONS
 from erq_export.validate.report.words import headline
 from erq_export.validate.runners import OnnxRuntimeRunner
 
-PARITY_IMAGES = 4  # teacher-forced inputs of every layer are compared on these
+PARITY_IMAGES = 4  # teacher-forced inputs of every layer are compared on these, and counted
 LATENCY_BATCH = 1
 OTHERS: tuple[What, ...] = ("openvino", "onnxruntime-cuda")
 
@@ -75,6 +78,7 @@ class Measured:
     parity: dict[str, ParityReport] = field(default_factory=dict)
     engines: dict[str, EngineRecord] = field(default_factory=dict)
     latency: Latency | None = None
+    histograms: Histograms | None = None
     bench: Bench | None = None
     story: Story | None = None
 
@@ -123,6 +127,7 @@ class Measured:
             ),
             rotated=bundle.rotated,
             story=self.story,
+            histograms=self.histograms,
             problems=(*self.engine_problems(), *self.parity_problems(), *self.accuracy_problems()),
         )
         return structs.replace(report, headline=headline(report))
@@ -145,7 +150,7 @@ class Measured:
 
 
 def measure(work: Work, path: Path, made: Made) -> Measured:
-    """Parity of every graph, accuracy where there are labels, the comparison, the price of choices, latency."""
+    """Parity of every graph, histograms, accuracy where there are images, the comparison, the price of choices, latency."""
     job, held_out = work.job, work.held_out
     found = Measured(job=job, path=path)
     found.engines = {name: read_engine(engine) for name, engine in made.engines.items()}
@@ -155,6 +160,9 @@ def measure(work: Work, path: Path, made: Made) -> Measured:
                 found.parity[name] = parity(work, made.bundle, made.graphs[name])
     with work.stage("story"):
         found.story = tell(work, made.bundle, sensitivity=job.evaluate.sensitivity)
+    with work.stage("histograms"):
+        reference = reference_model(made.bundle.read(Bundle.load)).to(work.stages.device)
+        found.histograms = histograms(reference, work.calibration_images(job.data.seed).pixels[:PARITY_IMAGES])
     if held_out is not None:
         with work.stage("accuracy"):
             found.accuracy = accuracy(work, made, held_out)
@@ -241,7 +249,7 @@ def raise_gates(
     accuracy_problems: list[str] | None = None,
 ) -> None:
     """The gate that failed first in the chain: engine (6), parity (5), accuracy (4)."""
-    where = f"see {out / 'report.md'}"
+    where = f"see {out / 'report.html'}"
     if engine_problems:
         raise EngineError("; ".join(engine_problems), fix=f"{where} and plan.txt; report the model with its build.log")
     if parity_problems:

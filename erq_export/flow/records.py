@@ -16,6 +16,7 @@ from erq_export.contract.parity import ParityReport
 from erq_export.contract.records import LARGEST_FILE, FileRecord, schema
 from erq_export.contract.report import Report
 from erq_export.contract.run_manifest import RunManifest
+from erq_export.contract.side_by_side import SideBySide
 from erq_export.flow.job import RunRecord
 from erq_export.flow.stages import Figure
 from erq_export.flow.store.record import EntryRecord
@@ -31,6 +32,7 @@ FILES: dict[str, type[FileRecord]] = {
     "report": Report,
     "run": RunRecord,
     "run-manifest": RunManifest,
+    "side-by-side": SideBySide,
     "store-entry": EntryRecord,
 }
 

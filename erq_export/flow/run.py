@@ -13,7 +13,7 @@ from erq_export.backends.crew import Crew
 from erq_export.backends.machine import processor, versions
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine_spec import EngineSpec
-from erq_export.contract.files import write_bytes, write_text
+from erq_export.contract.files import write_bytes
 from erq_export.contract.output.folder import BENCHES, REPORTS, OutputFolder
 from erq_export.contract.output.writing import Writing
 from erq_export.contract.records import encode, plain_of
@@ -27,12 +27,11 @@ from erq_export.flow.choose import settled
 from erq_export.flow.helping import helped
 from erq_export.flow.job import Job, RunRecord, absolute
 from erq_export.flow.measure import Made, measure, raise_gates
+from erq_export.flow.pages import write_pages
 from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
 from erq_export.flow.work import Course, Work
-from erq_export.validate.report.chart import draw
-from erq_export.validate.report.markdown import markdown
 
 PACKAGES = ("torch", "timm", "numpy", "numba", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "tensorrt-rtx-cu13")
 
@@ -141,7 +140,7 @@ def _validate(job: Job, out: Path, ui: Ui, *, store: Store, crew: Crew | None) -
 
 
 def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made, *, chosen: Job | None = None) -> Report:
-    """Measure, write report.json and report.md, then let the gates speak.
+    """Measure, write report.json and its pages, then let the gates speak.
 
     chosen: the job with its bits chosen, where a budget was given: what the manifest of the finished run says, so that it is
     made again without a choice. Until then it holds what was asked, by which a run that was stopped is known.
@@ -153,13 +152,8 @@ def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made, *, 
     timed = measured.bench or bench.kept(folder, made.bundle.content)
 
     def fill(staging: Path) -> None:
-        written = OutputFolder(staging).report
-        write_bytes(written, encode(report))
-        draw(report, written.with_suffix(".svg"))
-        if timed is None:
-            write_text(written.with_suffix(".md"), markdown(report))
-        else:
-            bench.fill(staging, timed, report)
+        write_bytes(OutputFolder(staging).report, encode(report))
+        write_pages(staging, report, timed, writing.manifest.command)
 
     writing.place("", fill)
     writing.record(complete=True, timings=work.course.meter.stages, **({"job": plain_of(chosen)} if chosen else {}))

@@ -21,7 +21,9 @@ from rich.table import Table
 from erq_export.contract.bench import Bench
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.report import Report
+from erq_export.contract.side_by_side import SideBySide
 from erq_export.validate.report import tables
+from erq_export.validate.report.side_by_side import TITLE, side_by_side
 
 LINE_EVERY_S = 10.0
 LOG_WIDTH = 160
@@ -86,21 +88,31 @@ class Terminal:
         self.console.print(drawn)
 
     def show(self, report: Report, out: Path) -> None:
-        """The end of a run: the comparison, the price of choices, the sentences, and where everything lies."""
+        """The end of a run: the verdict, the comparison, the price of choices, the other sentences, where everything lies."""
+        for sentence in report.headline[:1]:
+            self.console.print(sentence, markup=False, style="bold")
         if report.comparison and report.accuracy is not None:
             title = f"Top-1 on {report.accuracy.n_images} held-out images"
             self.table(title, *tables.comparison(report.comparison, report.accuracy))
         if report.price:
             self.table("From the published scheme to what is deployed", *tables.price(report.price))
-        for sentence in report.headline:
+        for sentence in report.headline[1:]:
             self.console.print(f"- {sentence}", markup=False)
         self.files(OutputFolder(out))
+        if (page := out / "report.html").is_file():
+            self.console.print(f"report to show around: {page}", markup=False)
 
     def bench(self, found: Bench) -> None:
         """A benchmark: its table, and what it means."""
         self.table(f"{found.model} {found.bits.brief} on {found.processor}", *tables.bench(found.lines))
         self.console.print(tables.BENCH_LEGEND)
         for sentence in (*found.notes, *(f"PROBLEM: {text}" for text in found.problems)):
+            self.console.print(f"- {sentence}", markup=False)
+
+    def side_by_side(self, found: SideBySide) -> None:
+        """Runs, and what they do not have in common."""
+        self.table(TITLE, *side_by_side(found))
+        for sentence in found.differences:
             self.console.print(f"- {sentence}", markup=False)
 
     def files(self, out: OutputFolder) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from command_line import MODEL, QUICK, Erq, write_images
+from html_page import Page
 from onnx import TensorProto, helper
 
 import erq_export
@@ -17,8 +18,7 @@ from erq_export.cli.app import app
 from erq_export.contract.bench import Bench, BenchSpec
 from erq_export.contract.errors import MachineError, SpecError
 from erq_export.contract.records import read
-from erq_export.flow import bench as flow
-from erq_export.flow import measure
+from erq_export.flow import measure, pages
 from erq_export.validate import contestants, runners
 from erq_export.validate.runners import OnnxRuntimeRunner
 
@@ -55,9 +55,14 @@ def other_graph(path: Path, size: list[int | str]) -> Path:
     return path
 
 
+def sections(page: Path) -> dict[str, str]:
+    """By title; what stands above the first, the verdict with its speed, left out."""
+    return {part.partition("\n")[0]: part.strip() for part in page.read_text().split("\n## ")[1:]}
+
+
 def test_a_run_is_timed_beside_its_twin_wherever_its_folder_lies(erq: Erq, out: Path, tmp_path: Path) -> None:
     theirs = other_graph(tmp_path / "theirs.onnx", ["b", 3, 16, 16])
-    before = (out / "report.md").read_text()
+    before = sections(out / "report.md")
     code, said = erq("bench", out, *SHORT, "--threads", "1", "--with", "torch", "--against", theirs)
     assert code == 0, said
     found = read(Bench, out / "bench.json")
@@ -76,15 +81,17 @@ def test_a_run_is_timed_beside_its_twin_wherever_its_folder_lies(erq: Erq, out: 
     assert all(line.speedup and line.speedup.than == "float32 in onnxruntime" for line in found.lines[1:5])
     assert found.cores
     assert "onnx in onnxruntime" in said
-    page = (out / "report.md").read_text()
-    assert "## Speed" in page
-    assert page.replace(page[page.index("## Speed") : page.index("## Cost")], "") == before
+    assert sections(out / "report.md").keys() - before.keys() == {"Speed"}
+    assert {title: text for title, text in sections(out / "report.md").items() if title in before} == before
+    speed = Page((out / "report.html").read_text()).tables["speed"][0]
+    assert [row[0] for row in speed.rows[1:]] == [line.name for line in found.lines]
     assert (out / "bench.svg").exists()
     listed = (out / "manifest.json").read_text()
-    assert all(name in listed for name in ("bench.json", "bench.svg"))
+    assert all(name in listed for name in ("bench.json", "bench.svg", "report.html"))
     code, said = erq("validate", out)
     assert code == 0, said
     assert "## Speed" in (out / "report.md").read_text()  # the same bundle: the section stays
+    assert "speed" in Page((out / "report.html").read_text()).tables
 
 
 def test_a_planted_slowdown_closes_the_gate_once_all_is_written(
@@ -107,6 +114,7 @@ def test_a_planted_slowdown_closes_the_gate_once_all_is_written(
     found = read(Bench, out / "bench.json")
     assert len(found.problems) == 1
     assert "PROBLEM" in (out / "report.md").read_text()
+    assert "FAILED (" in Page((out / "report.html").read_text()).first_line  # the page's verdict counts the speed gate
     assert "PROBLEM" in said
     assert "Not shown to be faster" in said
     code, said = erq("bench", out, *SHORT, "--require-speedup", "0.3")
@@ -182,7 +190,7 @@ def test_an_interrupt_leaves_the_folder_as_it_was(erq: Erq, out: Path, monkeypat
         raise KeyboardInterrupt
 
     before = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    monkeypatch.setattr(flow, "draw", interrupted)  # bench.json is written by then, beside
+    monkeypatch.setattr(pages, "html", interrupted)  # bench.json and report.md are written by then, beside
     code, said = erq("bench", out, *SHORT)
     assert code == 130, said
     assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

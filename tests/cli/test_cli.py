@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from command_line import MODEL, QUICK, Erq, start, write_images
+from html_page import Page
 from safetensors.torch import save_file
 from tiny_vit import TINY, TINY_ARGS
 
@@ -304,7 +306,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_what_the_readme_says(finished: Path) -> None:
     out = finished / "out"
     assert {p.name for p in out.iterdir()} == {
-        "manifest.json", "run.json", "bundle", "onnx", "tensorrt-rtx", "report.json", "report.md", "report.svg",
+        "manifest.json", "run.json", "bundle", "onnx", "tensorrt-rtx", "report.json", "report.md", "report.html", "report.svg",
     }  # fmt: skip
     assert {p.name for p in (out / "tensorrt-rtx" / "engine").iterdir()} == {
         "model.engine", "plan.txt", "build.log", "engine.json",
@@ -321,6 +323,20 @@ def test_the_manifest_lists_every_file_and_the_refusals_know_them_all(finished: 
     assert manifest.complete
     assert {t.name for t in manifest.timings} >= {"load", "calibrate", "export"}
     assert str(Path.cwd()) not in out.manifest.read_text()
+
+
+def test_the_page_begins_with_the_verdict_that_the_terminal_says_first(finished: Path) -> None:
+    report, said = read(Report, finished / "out" / "report.json"), (finished / "said.txt").read_text()
+    page = Page((finished / "out" / "report.html").read_text())
+    assert page.first_line == report.headline[0]
+    assert said.index(report.headline[0]) < said.index("Top-1 on 6 held-out images")
+    assert (
+        "10 layers, all multiplying 8-bit integers for onnx, all compiled to multiply 8-bit integers for"
+        in page.first_line
+    )
+    manifest = OutputFolder(finished / "out").read_run_manifest()
+    assert any(shlex.join(["erq-export", *manifest.command]) in text for text in ["".join(page.text)])
+    assert len(page.tables["histograms"][0].rows) == 1 + 10
 
 
 def test_random_weights_are_the_reports_first_words(finished: Path) -> None:

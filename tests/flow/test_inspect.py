@@ -1,16 +1,19 @@
 """A run is shown from its records; a damaged one is refused with the file's name, and no report breaks what shows it."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import reports
 from command_line import Erq
 from damage import every_damage
+from html_page import Page
 
 from erq_export.contract.errors import DataError
 from erq_export.contract.records import decode, encode
 from erq_export.contract.report import Report
 from erq_export.flow.terminal import Terminal
+from erq_export.validate.report.html import html
 from erq_export.validate.report.markdown import markdown
 
 FILES = ("report.json", "onnx/manifest.json", "onnx/engine/engine.json")
@@ -57,8 +60,11 @@ def test_a_missing_record_is_named(out: Path, erq: Erq, name: str) -> None:
     assert (code, f"there is no {out / name}" in said) == (2, True), said
 
 
-def test_whatever_passes_as_a_report_can_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whatever_passes_as_a_report_can_be_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Odd values that keep every rule, brackets that look like the terminal's markup among them."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # drawing takes longer than reading
     shown, terminal = 0, Terminal()
     for damaged in every_damage(encode(reports.report()), seed=1):
         try:
@@ -67,6 +73,7 @@ def test_whatever_passes_as_a_report_can_be_shown(tmp_path: Path, capsys: pytest
             continue
         shown += 1
         assert markdown(report)
+        assert Page(html(report)).first_line
         if shown % 5 == 0:  # drawing takes longer than reading
             terminal.show(report, tmp_path)
             capsys.readouterr()

@@ -49,7 +49,8 @@ def _report(report: dict[str, Any]) -> dict[str, Any]:
             for name in ("bytes", "engine_sha256", "build_s"):
                 del target["engine"][name]
     timed = ("ONNX Runtime on this CPU", "tensorrt-rtx: tensorrt_rtx ")
-    headline = [line for line in report["headline"] if not line.startswith(timed)]
+    verdict, *sentences = report["headline"]
+    headline = [verdict.rpartition("; ")[0], *(line for line in sentences if not line.startswith(timed))]
     return {k: v for k, v in report.items() if k not in ("stages", "latency")} | {"headline": headline}
 
 

@@ -2,6 +2,8 @@
 
 import json
 
+from msgspec import structs
+
 from erq_export.contract.accuracy import Accuracy, ClassDrop, Judged, Paired, Share
 from erq_export.contract.bench import Bench, BenchSpec, GpuState, Line, Speedup, State
 from erq_export.contract.bisection import Bisection, Difference
@@ -13,6 +15,7 @@ from erq_export.contract.decision_parity import DecisionParity
 from erq_export.contract.engine import Batch, EngineRecord, Gpu, PlanSummary
 from erq_export.contract.formats.affine import AffineRow, FreeRow
 from erq_export.contract.formats.logarithmic import LogRow
+from erq_export.contract.histograms import Histogram, Histograms, InputHistogram, LayerHistograms
 from erq_export.contract.identity import Identity
 from erq_export.contract.manifest import (
     AttentionOperator,
@@ -52,6 +55,7 @@ from erq_export.contract.report import (
 )
 from erq_export.contract.rows import LayerRow, LayerStatistics, OperandRow
 from erq_export.contract.run_manifest import OwnedFile, Placement, RunManifest
+from erq_export.contract.side_by_side import Apart, HeldOut, RunFigures, SideBySide
 from erq_export.contract.simulated import SimulatedLayerRow, SimulatedOperandRow
 from erq_export.contract.spec import Bits, Quantization
 from erq_export.contract.story import BlockError, LayerCost, Story
@@ -265,6 +269,7 @@ def report() -> Report:
     timing = Timing(p50_ms=1.0, p90_ms=1.5, p99_ms=2.0, mean_ms=1.25, min_ms=0.5)
     return Report(
         story=story(),
+        histograms=histograms(),
         headline=("Random weights mean nothing.", "A second sentence."),
         erq_export="0.1.0",
         bundle_sha256=SHA256,
@@ -365,6 +370,13 @@ def story() -> Story:
     return Story(n_images=8, outputs="logits", error=0.05, depth=(first, second), sensitivity=(cost,))
 
 
+def histograms() -> Histograms:
+    """Of one layer."""
+    codes = Histogram(first=-8, width=1, counts=(5, 0, 2, 1))
+    inputs = InputHistogram(codes=codes, scale=0.5, low=-4.75, high=3.5, beyond=2)
+    return Histograms(n_images=4, layers={LAYER: LayerHistograms(weights=codes, inputs=inputs)})
+
+
 def bench(*lines: Line, **changes: object) -> Bench:
     gpu = GpuState(
         name="a GPU", sm_mhz=1500, memory_mhz=9000, power_w=300.5, temperature_c=80, throttled=("power cap",)
@@ -390,6 +402,47 @@ def bench(*lines: Line, **changes: object) -> Bench:
         "problems": ("too slow",),
     }
     return Bench(**given | changes)  # type: ignore[arg-type]
+
+
+def side_by_side() -> SideBySide:
+    """Of two runs, the second of which has little."""
+    held_out = HeldOut(
+        n_images=10, images_sha256=SHA256, outputs="logits", float_top1=SHARE, reference=JUDGED, graphs={"onnx": JUDGED}
+    )
+    run = RunFigures(
+        folder="out/a",
+        erq_export="0.1.0",
+        bundle_sha256=SHA256,
+        verdict="Passed: a.",
+        problems=(),
+        model="vit_tiny_patch16_224",
+        weights="checkpoint",
+        weights_sha256=SHA256,
+        bits="w4a4",
+        mean_weight_bits=4.0,
+        method="erq",
+        attention="int8",
+        targets=("onnx",),
+        n_calibrated=2,
+        pixels_sha256=SHA256,
+        layer_error=1e-3,
+        held_out=held_out,
+        parity={"onnx": Apart(relative_l2=1e-3, floor=1e-3)},
+        graph_bytes={"onnx": 1200},
+        engine_bytes={"tensorrt-rtx": 2**20},
+        calibration=StageCost(name="calibrate", wall_s=1.5, peak_mib=500.0),
+        speed={"onnx in onnxruntime": Speedup(than="float32", median=1.125, low=1.0625, high=1.25)},
+        processor="a CPU",
+    )
+    changes = {
+        "folder": "out/b",
+        "problems": ("one",),
+        "held_out": None,
+        "parity": {},
+        "calibration": None,
+        "speed": {},
+    }
+    return SideBySide(erq_export="0.1.0", runs=(run, structs.replace(run, **changes)), differences=("Another model.",))
 
 
 def run_manifest() -> RunManifest:
@@ -437,6 +490,7 @@ def every_file() -> dict[type[FileRecord], FileRecord]:
         parity(),
         report(),
         run_manifest(),
+        side_by_side(),
         Figure(name="logits_error", value=0.125),
         store_entry(),
     )

@@ -143,4 +143,4 @@ def _spread(figures: Figures | None, digits: int) -> str:
 
 
 def _share(share: Share | None) -> str:
-    return "" if share is None else f"{share.value:.2f} ({share.low:.1f} … {share.high:.1f})"
+    return "" if share is None else share.told

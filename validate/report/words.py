@@ -9,19 +9,19 @@ from erq_export.contract.parity import in_words
 from erq_export.contract.report import Latency, PriceRow, Report, TargetReport
 
 from ..sanity import doubt
+from .verdict import verdict
 
 VALUES = ".attn.proj"  # a rotated attention is named by the Linear that reads its values
 
 
 def headline(report: Report) -> tuple[str, ...]:
-    """The report's sentences, most important first. A warning about random weights is always the first."""
+    """The report's sentences, most important first: the verdict, which begins with a warning where weights are random."""
     return tuple(_sentences(report))
 
 
 def _sentences(report: Report) -> Iterator[str]:
     model, quantization = report.model, report.quantization
-    if model.weights == "random":
-        yield "Random weights (--no-pretrained): every accuracy figure in this report means nothing."
+    yield verdict(report)
     if report.accuracy is not None and (text := doubt(report.accuracy)):
         yield f"WARNING: {text}"
     yield (

@@ -19,7 +19,7 @@ from .writing import Writing, changed_since, in_the_way, not_ours, settle, sweep
 
 CALIBRATED = ("bundle/bundle.json", "bundle/tensors.safetensors", "run.json")
 BENCHES = ("bench.json", "bench.svg")
-REPORTS = ("report.json", "report.md", "report.svg")
+REPORTS = ("report.json", "report.md", "report.html", "report.svg")
 OF_A_TARGET = (
     *("model.onnx", "model.onnx.data", "manifest.json"),
     *("engine/model.engine", "engine/engine.json", "engine/plan.txt", "engine/build.log", "engine/timing.cache"),
@@ -34,7 +34,7 @@ FINISHED = "OUT is the folder of a finished run; erq-export MODEL --out DIR make
 @dataclass(frozen=True)
 class OutputFolder:
     """OUT/manifest.json what the run was; OUT/run.json its job; OUT/bundle; OUT/<target>/model.onnx, manifest.json and
-    engine/; OUT/twin/<target> the same of the float model; OUT/report.json, .md, .svg; OUT/bisect/<target>."""
+    engine/; OUT/twin/<target> the same of the float model; OUT/report.json, .md, .html, .svg; OUT/bisect/<target>."""
 
     path: Path
 
