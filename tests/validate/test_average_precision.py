@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from erq_export.contract.errors import DataError, MachineError
+from erq_export.data.runs import runs
 from erq_export.models.detectors.detector import Detections
 from erq_export.models.detectors.pasting import pasted
 from erq_export.validate.metrics.average_precision import Found, average_precision, in_cocos_form
@@ -57,14 +58,6 @@ def scenes(*, moved: float, seed: int = 0) -> tuple[dict[str, Any], list[Found]]
 def ellipse(x: float, y: float, w: float, h: float) -> np.ndarray:
     rows, columns = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     return ((columns - x - w / 2) / (w / 2)) ** 2 + ((rows - y - h / 2) / (h / 2)) ** 2 <= 1
-
-
-def runs(mask: np.ndarray) -> list[int]:
-    flat = np.concatenate(([False], mask.ravel(order="F"), [False]))
-    ends = np.flatnonzero(flat[1:] != flat[:-1])
-    return (
-        np.diff(np.concatenate(([0], ends, [mask.size] if not mask.ravel(order="F")[-1] else []))).astype(int).tolist()
-    )
 
 
 def pycocotools(truth: dict[str, Any], found: list[Found], kind: str) -> list[float]:
