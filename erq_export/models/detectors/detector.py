@@ -51,7 +51,7 @@ class Detector(nn.Module):
         self.mask = nn.ModuleList(MaskHead(architecture) for _ in range(architecture.n_heads))
 
     def parts(self) -> dict[str, nn.Module]:
-        """By name: body, box, mask; of a cascade body, box.0, mask.0, box.1 …"""
+        """By name: body, box, mask; of a cascade body, box.0, box.1, box.2, mask.0 …"""
         if not self.architecture.cascade:
             return {"body": self.body, "box": self.box[0], "mask": self.mask[0]}
         heads = [(f"{kind}.{i}", head) for kind in ("box", "mask") for i, head in enumerate(getattr(self, kind))]

@@ -79,12 +79,13 @@ class Block(nn.Module):
 
 
 class CanvasAttention(WindowAttention):
-    """The classifiers' attention, whose constant of bias and mask is made anew for every canvas."""
+    """The classifiers' attention, whose constant of bias and mask is made anew for every canvas, and is not kept in files."""
 
     def __init__(self, attn: timm_swin.WindowAttention) -> None:
         super().__init__(attn, None)
         self.position: Tensor  # (1, h, N, N)
         self.register_buffer("position", self.bias.clone())
+        self.register_buffer("bias", self.bias, persistent=False)
 
     def set_mask(self, mask: Tensor | None) -> None:
         self.bias = self.position if mask is None else (self.position + mask[:, None]).flatten(0, 1)[None]

@@ -82,8 +82,10 @@ def test_prepared_for_calibration_the_body_computes_the_same(tmp_path: Path, can
     body = toy_detector(tmp_path, cascade=False).body
     prepared = prepare(copy.deepcopy(body))
     image = torch.randn(1, 3, *canvas, generator=torch.Generator().manual_seed(0))
+    kept = {name: t.clone() for name, t in prepared.state_dict().items()}
     for module in (body, prepared):
         module.set_canvas(canvas)
+    assert all(torch.equal(t, kept[name]) for name, t in prepared.state_dict().items())  # files know no canvas
     for found, wanted in zip(prepared(image).maps, body(image).maps, strict=True):
         assert float((found - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
     assert not any(isinstance(m, nn.Conv2d) for m in prepared.patch_embed.modules())
