@@ -3,6 +3,8 @@
 Letters:  x (k,) a site's input;  γ', β' (k,) the map x → γ' x + β' behind which every channel has the same grid (`reparam`)
 Values:   proj's input is Σₜ pₜ vₜ with weights pₜ ≥ 0 that sum to 1, hence Σₜ pₜ (γ' vₜ + β') = γ' x + β': the map is folded
           into the rows of qkv that make v. Exact for a float softmax; the codes of a quantized one do not sum to 1.
+Padding:  zeros put in behind the LayerNorm are tokens, too, and must become β' − β / r₁ = v: the LayerNorm gets γ' and β / r₁,
+          and v is added behind the padding. Such a token then has the integer of 0 in each channel, z.
 """
 
 from typing import cast
@@ -37,7 +39,9 @@ def reparameterized(model: nn.Module, site: Site, per_channel: Grid, setting: Se
     )
     if norm is not None:
         norm.elementwise_affine = True
-        put(norm, folded.gamma, folded.beta)
+        put(norm, folded.gamma, folded.beta if site.pad is None else folded.beta_scaled)
+        if site.pad is not None:
+            model.get_submodule(site.pad).register_buffer("shift", folded.shift)
     else:
         _map_values(linear_of(model, str(site.values)), folded)
     put(linear, folded.weight, folded.bias)

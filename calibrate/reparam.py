@@ -22,6 +22,8 @@ class Folded:
     weight: Tensor
     bias: Tensor
     grid: Grid
+    beta_scaled: Tensor  # β' in two: what scales β,
+    shift: Tensor  # and what is added to every token, also to zeros that are put in behind the LayerNorm
 
 
 def fold(
@@ -39,6 +41,8 @@ def fold(
 
         LN:      γ' = γ / r₁        β' = (β + s r₂) / r₁
         Linear:  W' = W · r₁        b' = b − W (s r₂)
+
+        in two: β' = β / r₁ + v        v = s r₂ / r₁ = s̃ r₂
 
     The output becomes x' = (x + s r₂)/r₁, hence x'/s̃ = x/s + z − z̃: quantizing x' with (s̃, z̃) gives the same integers as
     quantizing x per channel with (s, z), exactly, because z̃ is an integer. z̃ is free: the rounded mean of z, moved
@@ -66,4 +70,6 @@ def fold(
         weight=(weight.double() * r1).float(),
         bias=(b - weight.double() @ (s * r2)).float(),
         grid=Grid(scale=common_s, qmin=qmin, qmax=qmin + 2**bits - 1),
+        beta_scaled=(beta.double() / r1).float(),
+        shift=(s * r2 / r1).float(),
     )

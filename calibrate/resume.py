@@ -7,7 +7,7 @@ later stage depends on is in them as it was.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
@@ -18,7 +18,7 @@ from erq_export.contract.bundle import Bundle, BundleDescription, Layer, Operand
 from erq_export.contract.part import install
 from erq_export.contract.records import decode, encode
 from erq_export.contract.rows import LayerStatistics
-from erq_export.contract.sites import Stage, submodule
+from erq_export.contract.sites import Stage
 
 from .states import States
 
@@ -36,7 +36,8 @@ class Checkpoints(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StagePart:
-    """One stage's share of a bundle, on the device it was made on; norms: its LayerNorms' parameters, as they are now."""
+    """One stage's share of a bundle, on the device it was made on; norms: its LayerNorms' parameters, as they are now, and what
+    is added behind the padding of their outputs."""
 
     layers: Mapping[str, Layer]
     operands: Mapping[str, Operand]
@@ -45,9 +46,11 @@ class StagePart:
 
 
 def norms_of(model: nn.Module, stage: Stage) -> dict[str, Tensor]:
-    """The parameters of the LayerNorms that feed the stage's sites, by their names in the state dict."""
-    norms = {str(site.norm) for site in stage.sites if site.norm is not None}
-    found = {f"{path}.{name}": t for path in sorted(norms) for name, t in model.get_submodule(path).named_parameters()}
+    """The parameters of the LayerNorms that feed the stage's sites, and those of the padding behind them, by their names."""
+    paths = {path for site in stage.sites for path in (site.norm, site.pad) if path is not None}
+    found = {
+        f"{path}.{name}": t for path in sorted(paths) for name, t in model.get_submodule(path).state_dict().items()
+    }
     return {name: t.detach() for name, t in found.items()}
 
 
@@ -55,9 +58,12 @@ def finish_stage(model: nn.Module, part: StagePart) -> None:
     """Put the stage's share into the model: folded LayerNorms, quantized layers and operands in place of float ones."""
     for name, value in part.norms.items():
         path, _, parameter = name.rpartition(".")
-        norm = cast(nn.LayerNorm, submodule(model, path, nn.LayerNorm))
-        norm.elementwise_affine = True
-        norm.register_parameter(parameter, nn.Parameter(value, requires_grad=False))
+        module = model.get_submodule(path)
+        if not isinstance(module, nn.LayerNorm):
+            module.register_buffer(parameter, value)
+            continue
+        module.elementwise_affine = True
+        module.register_parameter(parameter, nn.Parameter(value, requires_grad=False))
     for path, quantized in (*part.layers.items(), *part.operands.items()):
         install(model, path, quantized)
 

@@ -19,13 +19,15 @@ OPERANDS: tuple[OperandRole, ...] = ("q", "k", "v", "softmax")
 class Site:
     """One quantized layer: an nn.Linear by its module path, and what makes its input, where a grid can be folded into that.
 
-    norm: the LayerNorm that is its only source.  values: the Linear of q, k and v; the input is v, the last third of its
+    norm: the LayerNorm that is its only source.  pad: the module between the two that fills up with zeros, whose buffer `shift`
+    is then added everywhere.  values: the Linear of q, k and v; the input is v, the last third of its
     outputs, channel by channel averaged over tokens with weights that sum to 1.
     """
 
     path: str
     role: Role
     norm: str | None = None
+    pad: str | None = None
     values: str | None = None
 
 

@@ -5,13 +5,12 @@ import copy
 
 import pytest
 import torch
+from layer_inputs import grid_of, inputs_of
 from tiny_swin import tiny_swin
 from tiny_vit import tiny_spec, tiny_vit
-from torch import Tensor, nn
 
 from erq_export.calibrate.folding import reparameterized
 from erq_export.calibrate.setting import Setting
-from erq_export.contract.formats.affine import Grid, asymmetric_grid
 from erq_export.contract.sites import Site
 from erq_export.models.loading import Loaded
 
@@ -20,22 +19,6 @@ MODELS = {"vit": tiny_vit, "swin": tiny_swin}
 
 def proj_sites(loaded: Loaded) -> list[Site]:
     return [site for stage in loaded.stages for site in stage.sites if site.role == "proj"]
-
-
-def inputs_of(model: nn.Module, path: str, pixels: Tensor) -> Tensor:
-    """(rows, k)"""
-    seen: list[Tensor] = []
-    handle = model.get_submodule(path).register_forward_pre_hook(lambda _m, args: seen.append(args[0].flatten(0, -2)))
-    with torch.no_grad():
-        model(pixels)
-    handle.remove()
-    return seen[0]
-
-
-def grid_of(x: Tensor, bits: int) -> Grid:
-    """One a channel: (k, 1)."""
-    lo, hi = x.aminmax(dim=0)
-    return asymmetric_grid(lo[:, None], hi[:, None], bits)
 
 
 @pytest.mark.parametrize("family", MODELS)

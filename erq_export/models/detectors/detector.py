@@ -1,0 +1,124 @@
+"""A detector: parts of fixed shapes, and the float glue between them that finds boxes, classes and masks.
+
+Letters:  n boxes (n, 4) in pixels of the canvas;  K classes and the background, which is class 0
+
+Everything with weights is in the parts. What depends on the data (which anchor, how many boxes) is in the glue, so a part can
+be another thing that computes the same: a quantized one, an engine.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from erq_export.models.detectors.architecture import Architecture
+from erq_export.models.detectors.body import Body, Pyramid
+from erq_export.models.detectors.boxes import Scales, clipped, decode
+from erq_export.models.detectors.framing import Framed
+from erq_export.models.detectors.heads import BOX_SIDE, MASK_SIDE, BoxHead, MaskHead
+from erq_export.models.detectors.pooling import pooled
+from erq_export.models.detectors.proposals import proposals
+
+SCALES: tuple[Scales, ...] = (  # of the offsets of each box head in turn
+    (0.1, 0.1, 0.2, 0.2),
+    (0.05, 0.05, 0.1, 0.1),
+    (0.033, 0.033, 0.067, 0.067),
+)
+LEAST_SCORE = 0.05
+OVERLAP = 0.5  # IoU; of two boxes of one class that overlap more, the better stays
+MOST = 100  # detections of an image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What computes: one body, and as many box and mask heads as the detector has."""
+
+    body: Callable[[Tensor], Pyramid]
+    box: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]]
+    mask: Sequence[Callable[[Tensor], Tensor]]
+
+
+class Detector(nn.Module):
+    """The parts in PyTorch, for images on one canvas at a time."""
+
+    def __init__(self, architecture: Architecture, canvas: tuple[int, int]) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.body = Body(architecture, canvas)
+        self.box = nn.ModuleList(BoxHead(architecture) for _ in range(architecture.n_heads))
+        self.mask = nn.ModuleList(MaskHead(architecture) for _ in range(architecture.n_heads))
+
+    def parts(self) -> dict[str, nn.Module]:
+        """By name: body, box, mask; of a cascade body, box.0, box.1, box.2, mask.0 …"""
+        if not self.architecture.cascade:
+            return {"body": self.body, "box": self.box[0], "mask": self.mask[0]}
+        heads = [(f"{kind}.{i}", head) for kind in ("box", "mask") for i, head in enumerate(getattr(self, kind))]
+        return {"body": self.body, **dict(heads)}
+
+    def forward(self, framed: Framed) -> "Detections":
+        canvas = (framed.pixels.shape[2], framed.pixels.shape[3])
+        if canvas != self.body.canvas:
+            self.body.set_canvas(canvas)
+        return detect(Parts(body=self.body, box=tuple(self.box), mask=tuple(self.mask)), framed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """What was found in one image, best first; boxes in pixels of the image as it was given."""
+
+    boxes: Tensor  # (n, 4) x₁, y₁, x₂, y₂
+    labels: Tensor  # (n,) 1 … K
+    scores: Tensor  # (n,)
+    masks: Tensor  # (n, 28, 28) probabilities within the box
+
+
+@torch.no_grad()
+def detect(parts: Parts, framed: Framed) -> Detections:
+    """Everything that the parts find in one image."""
+    pyramid = parts.body(framed.pixels)
+    scores, boxes = _scored(parts, pyramid, proposals(pyramid, framed.size), framed.size)
+    boxes, labels, scores = _kept(boxes, scores)
+    return Detections(
+        boxes=boxes / framed.scale.to(boxes), labels=labels, scores=scores, masks=_masks(parts, pyramid, boxes, labels)
+    )
+
+
+def _scored(parts: Parts, pyramid: Pyramid, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Scores (n, K) of the classes and, for each, the box (n, K, 4).
+
+    Every head but the last moves the boxes to where its best class wants them, and the next one looks there. Its logits stay:
+    scores are the softmax of their mean, not the mean of softmaxes. Boxes are the last head's.
+    """
+    every: list[Tensor] = []
+    for i, (head, scales) in enumerate(zip(parts.box, SCALES, strict=False)):
+        logits, deltas = head(pooled(pyramid.maps, boxes, BOX_SIDE))
+        every.append(logits)
+        if i + 1 < len(parts.box):
+            best = logits[:, 1:].argmax(1) + 1
+            boxes = clipped(decode(deltas[torch.arange(len(best)), best], boxes, scales), size)
+    last = SCALES[len(parts.box) - 1]
+    return _probabilities(every)[:, 1:], clipped(decode(deltas[:, 1:], boxes, last), size)
+
+
+def _probabilities(logits: list[Tensor]) -> Tensor:
+    """(n, 1 + K) of what each head says: (n, 1 + K)"""
+    return torch.stack(logits).mean(0).softmax(1)
+
+
+def _kept(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of boxes (n, K, 4) and scores (n, K): boxes, labels and scores of the detections, at most 100, best first."""
+    at, label = (scores > LEAST_SCORE).nonzero(as_tuple=True)
+    boxes, scores = boxes[at, label], scores[at, label]
+    best = batched_nms(boxes, scores, label, OVERLAP)[:MOST]
+    return boxes[best], label[best] + 1, scores[best]
+
+
+def _masks(parts: Parts, pyramid: Pyramid, boxes: Tensor, labels: Tensor) -> Tensor:
+    """(n, 28, 28): the mean of what the mask heads say of each box's class, as probabilities."""
+    if not len(boxes):
+        return boxes.new_zeros(0, 2 * MASK_SIDE, 2 * MASK_SIDE)
+    x = pooled(pyramid.maps, boxes, MASK_SIDE)
+    each = [head(x)[torch.arange(len(labels)), labels].sigmoid() for head in parts.mask]
+    return torch.stack(each).mean(0)
