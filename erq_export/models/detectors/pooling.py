@@ -1,7 +1,7 @@
 """What a head sees of a box: the pyramid's map that fits the box's size, sampled on a square grid.
 
 Aligned: pixel i of a map covers i … i + 1, so its value stands at i + ½. Samples are as dense as the box is large on its map
-(RoIAlign's adaptive ratio). Both differ from torchvision's own detectors, and change the features by half their size.
+(RoIAlign's adaptive ratio). Both differ from torchvision's own detectors, and change the features by half their size and more.
 """
 
 from collections.abc import Sequence

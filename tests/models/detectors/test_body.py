@@ -2,11 +2,13 @@
 
 import copy
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import timm.models.swin_transformer as timm_swin
 import torch
-from published_detector import CANVAS, framed, toy, toy_detector
+from published_detector import CANVAS, TOY, framed, toy, toy_detector
 from torch import Tensor, nn
 
 from erq_export.models.detectors.body import Body, prepare
@@ -61,6 +63,29 @@ def test_blocks_are_padded_and_then_shifted(tmp_path: Path, size: tuple[int, int
         wanted = torch.stack([by_the_window(block, image) for image in x])
         assert float((block._attended(x) - wanted).abs().max()) < 1e-12 * float(wanted.abs().max())
     assert [block.shift for block in blocks_of(body)] == [0, 3] * 4  # also where a map lies within one window
+
+
+def stages_of(layers: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    out = []
+    for layer in layers:
+        x = layer(x)
+        out.append(x)
+    return out
+
+
+@pytest.mark.parametrize(("canvas", "whole"), [((224, 224), True), ((256, 320), False)])
+@torch.no_grad()
+def test_timms_own_blocks_agree_where_no_window_is_padded(tmp_path: Path, canvas: tuple[int, int], whole: bool) -> None:
+    """With the same weights, always partitioned: there to float32's rounding, elsewhere off by per cents in every stage."""
+    body = toy_detector(tmp_path, cascade=False).body
+    shapes = {"embed_dim": TOY["dim"], "depths": TOY["depths"], "num_heads": TOY["heads"]}
+    timms = timm_swin.SwinTransformer(num_classes=0, always_partition=True, strict_img_size=False, **shapes)
+    timms.layers.load_state_dict(body.layers.state_dict())
+    body.set_canvas(canvas)
+    x = body.patch_embed(torch.randn(1, 3, *canvas, generator=torch.Generator().manual_seed(0)))
+    both = zip(stages_of(timms.eval().layers, x), stages_of(body.layers, x), strict=True)
+    apart = [float((theirs - ours).norm() / ours.norm()) for theirs, ours in both]
+    assert max(apart) < 1e-5 if whole else min(apart) > 0.01
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import MultiScaleRoIAlign
 
 from erq_export.contract.errors import SpecError
 from erq_export.models.detectors.anchors import anchors
@@ -137,6 +138,15 @@ def test_pooling_is_the_mean_over_each_cell_of_an_aligned_grid() -> None:
             wanted = sampled(maps[level][0].double(), box.tolist(), side, 4 * 2**level)
             assert float((got - wanted).abs().max()) < 1e-4
     assert pooled(maps, boxes[:0], 7).shape == (0, 2, 7, 7)
+
+
+def test_torchvisions_pooling_gives_other_features() -> None:
+    """What the override is for: neither aligned nor as many samples as a cell has pixels. On noise that is all of the size."""
+    maps = [torch.randn(1, 8, h, w, generator=torch.Generator().manual_seed(0)) for h, w in sizes((480, 640))]
+    boxes, names = boxes_in(480, 640, 300), ["0", "1", "2", "3"]
+    theirs = MultiScaleRoIAlign(names, 7, 2)(dict(zip(names, maps, strict=False)), [boxes], [(480, 640)])
+    ours = pooled(maps, boxes, 7)
+    assert float((theirs - ours).norm() / ours.norm()) > 0.4
 
 
 class OurAnchors(AnchorGenerator):
