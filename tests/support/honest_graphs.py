@@ -12,11 +12,13 @@ sys.path.append(str(Path(__file__).parents[1] / "validate"))
 
 from test_planted_faults import CASES, deployed
 
+MORE = [("vit", "onnx", "int8"), ("swin", "tensorrt", "fp16"), ("swin", "tensorrt", "int8")]
+
 
 def main() -> None:
     """For every case: problems, the largest share of its limit that a block used, the largest limit."""
     with tempfile.TemporaryDirectory() as folder:
-        for case in CASES:
+        for case in (*CASES, *MORE):
             reports = [deployed(Path(folder), *case, seed).report() for seed in range(int(sys.argv[1]))]
             blocks = [block for report in reports for block in report.blocks]
             used = max(block.relative_l2 / block.limit for block in blocks)

@@ -29,15 +29,8 @@ MODELS: dict[str, tuple[Callable[..., Loaded], int, str]] = {
     "vit": (tiny_vit, 16, "blocks.1"),
     "swin": (tiny_swin, SIZE, "layers.0.blocks.1"),
 }
-# Model, target, attention.
-CASES = [
-    ("vit", "onnx", "fp16"),
-    ("vit", "onnx", "int8"),
-    ("vit", "tensorrt", "int8"),
-    ("swin", "onnx", "fp16"),
-    ("swin", "tensorrt", "fp16"),
-]
-HONEST = [("vit", "onnx", "fp16"), ("vit", "tensorrt", "int8"), ("swin", "onnx", "fp16")]
+# Model, target, attention: both carriers, both kinds of attention, both families.
+CASES = [("vit", "onnx", "fp16"), ("vit", "tensorrt", "int8"), ("swin", "onnx", "fp16")]
 SEEDS = 20
 
 
@@ -53,7 +46,7 @@ class Deployed:
 
     def report(self, path: Path | None = None) -> ParityReport:
         return check_parity(
-            self.reference, path or self.path, self.manifest, self.bundle.layers, self.pixels, threads=1
+            self.reference, path or self.path, self.manifest, self.bundle.layers, self.pixels, threads=1, draws=3
         )
 
 
@@ -65,9 +58,8 @@ def traced(model: str, attention: str) -> ir.Model:
 
 def calibrated(model: str, target: str, attention: str, seed: int) -> Bundle:
     make, size, _ = MODELS[model]
-    return calibrated_bundle(
-        make(seed=seed), random_images(size=size, seed=seed), tiny_spec("w4a4", (target,), attention=attention)
-    )
+    asked = tiny_spec("w4a4", (target,), method="rtn", attention=attention)
+    return calibrated_bundle(make(seed=seed), random_images(size=size, seed=seed), asked)
 
 
 def deployed(folder: Path, model: str, target: str, attention: str, seed: int = 0) -> Deployed:
@@ -77,7 +69,7 @@ def deployed(folder: Path, model: str, target: str, attention: str, seed: int = 
     graph, manifest = lowered(markers, named(target), None)
     path = folder / f"{model}-{target}-{attention}-{seed}.onnx"
     save(graph, path)
-    pixels = random_images(4, size=size, seed=1000 + seed).pixels
+    pixels = random_images(64 // size, size=size, seed=1000 + seed).pixels  # 4 for a ViT, 2 for a Swin: more tokens
     return Deployed(bundle, reference_model(bundle), path, manifest, pixels)
 
 
@@ -87,7 +79,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str
     return {case: deployed(folder, *case) for case in CASES}
 
 
-@pytest.mark.parametrize("case", HONEST, ids=" ".join)
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_every_gate_passes_on_honest_graphs(tmp_path: Path, case: tuple[str, str, str]) -> None:
     """Every block has an end of its own in the file, and a limit that tells; a head of 4 rows has few codes to move."""
     for seed in range(SEEDS):
@@ -100,7 +92,7 @@ def test_every_gate_passes_on_honest_graphs(tmp_path: Path, case: tuple[str, str
             first, second = ([f"layers.{i}.blocks.{j}" for j in range(2)] for i in range(2))
             expected = ["embed", *first, "layers.1.downsample", *second, "head"]
         assert [block.path for block in report.blocks] == expected
-        assert max(block.limit for block in report.blocks[:-1]) < 0.05, seed
+        assert max(block.limit for block in report.blocks[:-1]) < 0.1, seed
         assert all(block.floor.relative_l2 > 0 for block in report.blocks), seed
 
 
