@@ -125,7 +125,8 @@ def _latency(report: Report) -> Section:
 
 
 def _story(story: Story) -> Iterator[Section]:
-    on = f"Measured in PyTorch on {story.n_images} images beside the float model, relative squared errors of the {story.outputs}"
+    where = f"{story.n_images} images ({story.seen_on})"
+    on = f"Measured in PyTorch on {where} beside the float model, relative squared errors of the {story.outputs}"
     yield Section(
         anchor="depth",
         title="Error by depth",
