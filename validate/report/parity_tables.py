@@ -10,7 +10,7 @@ from .tables import Table
 
 KNOWN = {
     *("target", "n_images", "weights", "layers", "operands", "products", "missing_operands"),
-    *("between", "model", "executed", "attention", "ops"),
+    *("between", "model", "executed", "attention", "ops", "origin", "constants", "blocks", "decision"),
 }
 
 
@@ -53,6 +53,21 @@ def layers(parity: ParityReport) -> Table:
     return head, body
 
 
+def blocks(parity: ParityReport) -> Table:
+    """One line a block, in the file and in PyTorch on the same input."""
+    head = ("block", "output off", "allowed", "its own noise", "")
+    return head, [
+        [
+            block.path,
+            in_words(block.relative_l2),
+            in_words(block.limit) + ("" if block.telling else ", which says little"),
+            in_words(block.floor.relative_l2),
+            "FAILED" if block.problems() else "holds",
+        ]
+        for block in parity.blocks
+    ]
+
+
 def others(parity: ParityReport) -> dict[str, Table]:
     """Levels that are not known here, by field: parity may learn to look at more than this page was written for."""
     fields = {name: getattr(parity, name) for name in parity.__struct_fields__ if name not in KNOWN}
@@ -75,9 +90,14 @@ def _levels(parity: ParityReport) -> Iterator[tuple[str, ...]]:
     weights, between, model = parity.weights, parity.between, parity.model
     codes = [*(layer.codes for layer in parity.layers), *(operand.codes for operand in parity.operands)]
     sums = [*(layer.accumulators for layer in parity.layers), *(product.sums for product in parity.products)]
+    if parity.origin.bundle is not None:
+        yield _row("bundle that it names", "graph and manifest", "", "", parity.origin.problems())
     yield _row(
         "weights", f"{weights.n_integers:,} integers", f"{sum(weights.different.values()):,}", "0", weights.problems()
     )
+    if (n := parity.constants.n) or parity.constants.different:
+        different = len(parity.constants.different)
+        yield _row("other numbers of the file", f"{n:,} tensors", f"{different:,}", "0", different)
     n_codes = sum(c.mismatches for c in codes)
     yield _row("activation codes, same input", f"{sum(c.n for c in codes):,} codes", f"{n_codes:,}", "0", n_codes)
     n_sums = sum(s.mismatches for s in sums)
@@ -91,6 +111,16 @@ def _levels(parity: ParityReport) -> Iterator[tuple[str, ...]]:
         )
     what = f"{len(between.relative_l2)} places"
     yield _row("between layers", what, in_words(between.worst), f"{between.limit:.0e}", between.problems())
+    if parity.blocks:
+        block = max(parity.blocks, key=lambda block: block.relative_l2 / block.limit if block.limit else LARGEST)
+        wrong_blocks = [other for other in parity.blocks if other.problems()]
+        yield _row(
+            "block, same input",
+            f"{len(parity.blocks)} blocks",
+            in_words(block.relative_l2),
+            in_words(block.limit),
+            wrong_blocks,
+        )
     images = f"{model.n_images} images, {model.runner}"
     said = in_words(model.limit) if model.telling else f"{in_words(model.limit)}, which says little"
     yield _row("whole model", images, in_words(model.relative_l2), said, model.problems())
@@ -99,6 +129,14 @@ def _levels(parity: ParityReport) -> Iterator[tuple[str, ...]]:
     )
     if model.top1_agreement is not None:
         yield ("same class", images, f"{model.top1_agreement:.0%}", "", "")
+    if (decision := parity.decision) is not None:
+        yield _row(
+            "keeps the reference's class",
+            f"{decision.n_images} images",
+            f"{decision.graph.value:.1f} %",
+            f"{decision.trembling.value:.1f} % by the trembling reference",
+            decision.problems(),
+        )
     floor = model.floor
     yield (
         "noise of the reference itself",

@@ -78,6 +78,8 @@ def _parity(report: Report) -> Iterator[Section]:
     for name, parity in found.items():
         shown.append((f"{name}, on {parity.n_images} images:", parity_tables.levels(parity)))
         shown += [(f"{name}, {field}:", table) for field, table in parity_tables.others(parity).items()]
+        if parity.blocks:
+            folded.append((f"{name}, block by block", parity_tables.blocks(parity)))
         folded.append((f"{name}, layer by layer", parity_tables.layers(parity)))
     yield Section(
         anchor="parity",
@@ -125,8 +127,10 @@ def _latency(report: Report) -> Section:
 
 
 def _story(story: Story) -> Iterator[Section]:
-    where = f"{story.n_images} images ({story.seen_on})"
-    on = f"Measured in PyTorch on {where} beside the float model, relative squared errors of the {story.outputs}"
+    on = (
+        f"Measured in PyTorch on {story.n_images} images ({story.seen_on}) beside the float model, relative squared errors of "
+        f"the {story.outputs}"
+    )
     yield Section(
         anchor="depth",
         title="Error by depth",
