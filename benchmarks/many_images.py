@@ -16,6 +16,7 @@ from typing import Any
 import sheet
 
 from erq_export.data.digits import Digits
+from erq_export.data.held_out import REMEMBERED
 from erq_export.flow import page
 from erq_export.flow.job import resolve
 from erq_export.flow.meter import resident_mib
@@ -71,7 +72,9 @@ def measured(c: Calibrated) -> dict[str, Any]:
             start = time.perf_counter()
             top1 = decisions().top1()
             found[name] = {"seconds": time.perf_counter() - start, "top1": top1, "points": watch.seen[name]}
-    return found
+    channels, height, width = c.work.model.identity.preprocess.input_size
+    pixels = {"pixels_mib": 4 * channels * height * width * len(c.held_out) / 2**20, "remembered_mib": REMEMBERED >> 20}
+    return {"runners": found, **pixels}
 
 
 def main() -> None:
@@ -86,7 +89,7 @@ def main() -> None:
         }
         [(_, [found])] = sweep([({}, resolve(given))], measured, store=store)
     machine = page.machine("erq-export", "torch", "onnxruntime-gpu")
-    sheet.write(words, "many_images", {"machine": machine, "images": words.images, "runners": found})
+    sheet.write(words, "many_images", {"machine": machine, "images": words.images, **found})
 
 
 if __name__ == "__main__":
