@@ -14,11 +14,9 @@ from erq_export.contract.records import plain_of
 from erq_export.flow import page
 from erq_export.flow.compare import figures
 from erq_export.flow.job import Job, resolve
-from erq_export.flow.scene import Scene
 from erq_export.flow.store.store import Store
 from erq_export.flow.story import RAISED, tell
 from erq_export.flow.sweep import Calibrated, sweep
-from erq_export.validate.metrics.sensitivity import swapped
 
 BITS = ("w2a4", "w3a4")
 BUDGETS = (3.0, 4.0)
@@ -47,16 +45,11 @@ def advice(c: Calibrated) -> Row:
     best = min(story.sensitivity, key=lambda cost: cost.raised)
     asked = structs.replace(c.bundle.spec, bits=c.bundle.spec.bits.over((best.path, RAISED)))
     followed = c.stages.bundle(c.work.model, c.data, asked)
-    scene = Scene(work=c.work, artifact=c.artifact, data=c.data)
-    raised = (best.path, scene.layers(scene.with_all_at(RAISED), "both")[best.path])
-    own, chunks = scene.layers(c.artifact, "both"), scene.chunks(c.held_out)
-    was, (now,) = swapped(scene.float_model, own, [raised], chunks, progress=lambda *_: None, what="")
     before, after = (c.stages.logits_error(a, c.work.model, c.held_out) ** 2 for a in (c.artifact, followed))
     return {
         "layer": best.path,
         "error": before,
         "promised": (story.error - best.raised) / story.error,
-        "foretold": (was - now) / was,
         "regained": (before - after) / before,
     }
 
@@ -71,9 +64,9 @@ def measured(c: Calibrated) -> Row:
 
 def advised(bits: str, found: list[Row]) -> Row:
     """A row of the first table: all seeds of one setting."""
-    numbers = over_seeds(found, "error", "promised", "foretold", "regained")
-    foretold, regained = numbers["foretold"], numbers["regained"]
-    within = abs(foretold["mean"] - regained["mean"]) <= foretold["std"] + regained["std"]
+    numbers = over_seeds(found, "error", "promised", "regained")
+    promised, regained = numbers["promised"], numbers["regained"]
+    within = abs(promised["mean"] - regained["mean"]) <= promised["std"] + regained["std"]
     return {"bits": bits, "layers": [row["layer"] for row in found], "within": within, "seeds": len(found)} | numbers
 
 

@@ -1,7 +1,6 @@
 """A float model in a bundle's basis, with bundles of that basis ready to stand in it layer by layer, and images to look at it."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,7 +18,7 @@ from erq_export.data.held_out import HeldOut, Images, Prepared
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.work import Work
 from erq_export.validate.metrics.partly import CHUNK, Partly
-from erq_export.validate.metrics.sensitivity import chunks_of
+from erq_export.validate.metrics.sensitivity import Chunks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +55,9 @@ class Scene:
         maps = input_maps(model, self.data, bundle.spec, bundle.rotated, device=stages.device, known=known)
         return self.float_model.layers(bundle, maps, what)
 
-    def chunks(self, images: Images) -> Sequence[Tensor]:
+    def chunks(self, images: Images) -> Chunks:
         """The images on the stages' device, as many at a time as go through the model together."""
-        return [chunk.to(self.work.stages.device) for chunk in chunks_of(images.pixels(), CHUNK)]
+        return Chunks(images, CHUNK, self.work.stages.device)
 
 
 def looked_at(work: Work, data: CalibrationSet, n: int) -> tuple[Images, SeenOn]:

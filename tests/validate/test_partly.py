@@ -16,11 +16,12 @@ from erq_export.calibrate.maps import input_maps
 from erq_export.calibrate.rotation import rotated
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.unfolded import Map, What
+from erq_export.data.held_out import Prepared
 from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import reference_model
 from erq_export.validate.metrics.depth import by_depth
 from erq_export.validate.metrics.partly import Modules, Partly, Sums
-from erq_export.validate.metrics.sensitivity import chunks_of, swapped
+from erq_export.validate.metrics.sensitivity import Chunks, swapped
 
 CPU = torch.device("cpu")
 CASES: dict[str, dict[str, Any]] = {
@@ -49,6 +50,9 @@ class Ready:
 
     def maps_of(self, bundle: Bundle, known: KnownRanges) -> dict[str, Map]:
         return input_maps(self.loaded, self.data, bundle.spec, bundle.rotated, device=CPU, known=known)
+
+    def chunks(self, size: int = 32) -> Chunks:
+        return Chunks(Prepared(tensor=self.pixels, fingerprint=""), size, CPU)
 
     def modules(self, what: What) -> dict[str, Any]:
         operands = {} if what == "weights" else self.float_model.operands(self.bundle)
@@ -111,14 +115,14 @@ def test_a_layer_with_one_side_quantized_is_the_formula(what: What) -> None:
 def test_depth_begins_at_the_image_ends_at_the_outputs_and_hangs_together() -> None:
     ready = Ready("vit")
     variants: Mapping[str, Modules] = {what: ready.modules(what) for what in ("weights", "activations", "both")}
-    rows = by_depth(ready.float_model, variants, chunks_of([ready.pixels], 2))
+    rows = by_depth(ready.float_model, variants, ready.chunks(2))
     assert [row.path for row in rows] == ["embed", "blocks.0", "blocks.1", "head"]
     assert [row.entering for row in rows] == [0.0, *(row.both for row in rows[:-1])]
     exact = ready.loaded.model(ready.pixels)
     for what, modules in variants.items():
         outputs = ready.float_model.run(ready.pixels, modules)[-1]
         assert getattr(rows[-1], what) == pytest.approx(relative(outputs, exact), rel=1e-3)
-    nothing = by_depth(ready.float_model, {what: {} for what in variants}, [ready.pixels])
+    nothing = by_depth(ready.float_model, {what: {} for what in variants}, ready.chunks())
     assert all(row.weights == row.activations == row.both == 0 for row in nothing)
 
 
@@ -129,7 +133,7 @@ def test_a_swapped_layer_is_the_model_with_that_layer_replaced() -> None:
     exact = ready.loaded.model(ready.pixels)
     for base in ({}, modules):
         as_is, found = swapped(
-            ready.float_model, base, list(eight.items()), [ready.pixels], progress=lambda *_: None, what=""
+            ready.float_model, base, list(eight.items()), ready.chunks(), progress=lambda *_: None, what=""
         )
         assert as_is == pytest.approx(
             relative(ready.float_model.run(ready.pixels, base)[-1], exact), rel=1e-6, abs=1e-12
@@ -150,6 +154,15 @@ def test_what_a_swap_promises_is_what_the_mixed_run_is(path: str) -> None:
     mixed = Ready("vit", bits=f"w3a4,{path}=w8a8")
     want, exact = reference_model(mixed.bundle)(ready.pixels), ready.loaded.model(ready.pixels)
     assert relative(got, want) < 0.02 * relative(want, exact)
+
+
+@pytest.mark.parametrize(("n", "size"), [(5, 16), (33, 16), (64, 5), (70, 32)])
+def test_chunks_are_the_images_in_order_and_as_many_as_they_say(n: int, size: int) -> None:
+    pixels = torch.arange(n, dtype=torch.float32)[:, None, None, None]
+    chunks = Chunks(Prepared(tensor=pixels, fingerprint=""), size, CPU)
+    found = list(chunks)
+    assert len(found) == len(chunks)
+    assert torch.equal(torch.cat(found), pixels)
 
 
 def test_sums_that_are_no_number_are_the_largest_error() -> None:
