@@ -4,10 +4,12 @@ Not yet run on a GPU.
 """
 
 import importlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from erq_export.contract.bench import GpuState
 
+T = TypeVar("T")
 MILLI = 1e-3
 # Bits of "current clocks event reasons", by the end of their names in NVML; an idle GPU is not throttled.
 REASONS = {
@@ -28,8 +30,8 @@ def gpu_states() -> tuple[GpuState, ...]:
         nvml.nvmlInit()
     except ImportError:
         return ()
-    except Exception as e:  # NVMLError, which only the package knows
-        if type(e).__module__.partition(".")[0] != "pynvml":
+    except Exception as e:
+        if not _is_refusal(e):
             raise
         return ()
     try:
@@ -40,14 +42,30 @@ def gpu_states() -> tuple[GpuState, ...]:
 
 def _state(nvml: Any, gpu: Any) -> GpuState:
     name = nvml.nvmlDeviceGetName(gpu)
+    power = _figure(lambda: nvml.nvmlDeviceGetPowerUsage(gpu))
     return GpuState(
         name=name.decode() if isinstance(name, bytes) else str(name),
-        sm_mhz=nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
-        memory_mhz=nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
-        power_w=MILLI * nvml.nvmlDeviceGetPowerUsage(gpu),
-        temperature_c=nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
-        throttled=_reasons(nvml, gpu),
+        sm_mhz=_figure(lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)),
+        memory_mhz=_figure(lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM)),
+        power_w=None if power is None else MILLI * power,
+        temperature_c=_figure(lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)),
+        throttled=_figure(lambda: _reasons(nvml, gpu)) or (),
     )
+
+
+def _figure(ask: Callable[[], T]) -> T | None:
+    """What the library answers; None where this GPU has no such figure, or does not tell it here."""
+    try:
+        return ask()
+    except Exception as e:
+        if not _is_refusal(e):
+            raise
+        return None
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Is it an NVMLError, which only the package knows?"""
+    return type(error).__module__.partition(".")[0] == "pynvml"
 
 
 def _reasons(nvml: Any, gpu: Any) -> tuple[str, ...]:

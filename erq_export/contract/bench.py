@@ -125,13 +125,13 @@ class Line(Record, frozen=True, kw_only=True):
 
 
 class GpuState(Record, frozen=True, kw_only=True):
-    """A GPU at one moment; throttled: why its clocks are held down, none where they are not."""
+    """A GPU at one moment; throttled: why its clocks are held down, none where they are not. What a GPU does not tell is None."""
 
     name: str
-    sm_mhz: int
-    memory_mhz: int
-    power_w: float
-    temperature_c: int
+    sm_mhz: int | None
+    memory_mhz: int | None
+    power_w: float | None
+    temperature_c: int | None
     throttled: tuple[str, ...]
 
 

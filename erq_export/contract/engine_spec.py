@@ -7,6 +7,7 @@ from msgspec import Meta, structs
 
 from erq_export.contract.errors import SpecError
 from erq_export.contract.records import Spec, checked_value, hints
+from erq_export.contract.registry import unknown
 from erq_export.contract.spec import Capability, DeploySpec
 
 Hardware = Literal["this", "capability", "ampere"]
@@ -50,6 +51,13 @@ class EngineSpec(Spec, frozen=True, kw_only=True):
     def of(cls, deploy: DeploySpec) -> "EngineSpec":
         """What a run asks of its engines."""
         return cls(batch=deploy.batch, capability=deploy.capability)
+
+    @classmethod
+    def named(cls, asked: Mapping[str, Any]) -> "EngineSpec":
+        """The spec of these fields; SpecError for a name that it does not have."""
+        if surplus := [name for name in asked if name not in hints(cls)]:
+            raise unknown("option of build", surplus[0], hints(cls))
+        return cls(**asked)
 
     @classmethod
     def typed(cls, deploy: DeploySpec, words: Mapping[str, Any]) -> "EngineSpec":

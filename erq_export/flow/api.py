@@ -169,15 +169,20 @@ def build(
     max_batch: int = 32,
     store: Kept = None,
     ui: Where = None,
+    **asked: Any,
 ) -> Engine:
-    """The engine of a graph, beside it: OUT/<target>/engine/model.engine. SpecError for a target without engines."""
+    """The engine of a graph, beside it: OUT/<target>/engine/model.engine. SpecError for a target without engines.
+
+    asked: further fields of `contract.engine_spec.EngineSpec`, such as batch=(1, 8, 32) in the place of max_batch, workspace=1024
+    (MiB), hardware="ampere", any_version=True.
+    """
     row, folder = named(graph.target), graph.path.parent
     if row.package is None:
         raise SpecError(f"{graph.target} has no engine: its graph is what runs", fix='to="tensorrt-rtx" or "tensorrt"')
-    out = OutputFolder(folder.parent)
+    own = {"batch": (1, min(8, max_batch), max_batch), "capability": tuple(capability)}
+    spec, out = EngineSpec.named(own | asked), OutputFolder(folder.parent)
     with opened(store) as kept, _writing(out, out.planned_for([graph.target])) as writing:
-        asked = EngineSpec(batch=(1, min(8, max_batch), max_batch), capability=tuple(capability))
-        engine = _stages(kept, ui).engine(Artifact.at(folder), row, asked)
+        engine = _stages(kept, ui).engine(Artifact.at(folder), row, spec)
         flow.place(writing, f"{graph.target}/engine", engine)
     return Engine(target=graph.target, path=folder / "engine" / "model.engine")
 

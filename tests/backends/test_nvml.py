@@ -48,6 +48,28 @@ def test_a_gpu_that_runs_freely_is_not_throttled(monkeypatch: pytest.MonkeyPatch
     assert gpu_states()[0].throttled == ()
 
 
+@pytest.mark.parametrize(
+    ("call", "figure"),
+    [
+        ("nvmlDeviceGetClockInfo", "sm_mhz"),
+        ("nvmlDeviceGetPowerUsage", "power_w"),
+        ("nvmlDeviceGetTemperature", "temperature_c"),
+    ],
+)
+def test_a_figure_that_a_gpu_does_not_tell_is_none_and_the_others_stay(
+    monkeypatch: pytest.MonkeyPatch, call: str, figure: str
+) -> None:
+    def not_supported(*_: Any) -> None:
+        raise NVMLError("Not Supported")
+
+    monkeypatch.setitem(sys.modules, "pynvml", library("Event", 0b1, **{call: not_supported}))
+    (gpu,) = gpu_states()
+    assert getattr(gpu, figure) is None
+    told = {"sm_mhz", "power_w", "temperature_c"} - {figure}
+    assert all(getattr(gpu, name) is not None for name in told)
+    assert (gpu.name, gpu.throttled) == ("a GPU", ("power cap",))
+
+
 def test_without_package_or_driver_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_driver() -> None:
         raise NVMLError("no driver")

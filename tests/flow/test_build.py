@@ -5,16 +5,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import MODEL, QUICK, Erq, write_images
 
+import erq_export
 from erq_export.backends.tensorrt import available
 from erq_export.contract.engine import Batch, EngineRecord, Gpu
-from erq_export.contract.errors import ErqError
+from erq_export.contract.errors import ErqError, SpecError
 from erq_export.contract.files import file_sha256, graph_sha256
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import read
+from erq_export.flow.api import Graph
 from erq_export.flow.engines import Here, checked
 
 pytestmark = pytest.mark.skipif(available("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
@@ -174,3 +177,10 @@ def test_a_build_killed_at_ten_moments_leaves_a_whole_engine_or_none(run: Path, 
     assert found["left"].keys() <= {"whole", "absent"}, found
     assert sum(found["left"].values()) == N_KILLS
     assert found["afterwards"] == {"whole": N_KILLS}
+
+
+@pytest.mark.parametrize("asked", [{"wrokspace": 64}, {"batch": (8, 1, 32)}, {"workspace": 0}], ids=str)
+def test_python_refuses_a_wrong_word_before_it_builds(asked: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(SpecError):
+        erq_export.build(Graph(target="tensorrt-rtx", path=tmp_path / "tensorrt-rtx" / "model.onnx"), **asked)
+    assert list(tmp_path.iterdir()) == []
