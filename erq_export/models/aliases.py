@@ -1,10 +1,12 @@
 """Short names: the exact timm tag behind each, and where its defaults differ. Torch-free, so the command line can list it."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from erq_export.contract.identity import Identity
 from erq_export.contract.records import Scalar
+
+if TYPE_CHECKING:
+    from erq_export.contract.identity import Identity
 
 PAPER_RIDGE = 1e4  # λ of ERQ for ImageNet models and 32 images, but for DeiT-T
 
@@ -63,7 +65,7 @@ def paper_ridge(name: str) -> float:
     return ALIASES[name].paper_ridge if name in ALIASES else PAPER_RIDGE
 
 
-def published_top1(identity: Identity) -> float | None:
+def published_top1(identity: "Identity") -> float | None:
     """What the float model is known to reach, with the weights that the figure is about; None where nothing is."""
     if identity.weights == "bundled":
         return ALIASES["demo"].top1

@@ -80,7 +80,7 @@ def test_mixed_layers_are_legal_packed_one_by_one_and_equal_their_reference(
     pack: str, target: str, tmp_path: Path
 ) -> None:
     found = bundle("w4a4,head=w8a8,blocks.0.*=w8a8,blocks.1.attn.qkv=w2a4", pack=pack)
-    graph, manifest = lowered(marker_graph(found), TARGETS[target], {"bits": "mixed"}, pack=pack)
+    graph, manifest = lowered(marker_graph(found), TARGETS[target], None, pack=pack)
     save(graph, tmp_path / "model.onnx")
     assert not [f for f in check(tmp_path / "model.onnx", target).findings if f.level == "error"]
     containers = {site.path: site.weight_container for site in manifest.sites}

@@ -161,7 +161,7 @@ def test_parity_finds_nothing_and_looked_at_every_operand_and_product(case: Case
         assert len(found.products) == 2 * case.n_blocks
         assert {p.kernel for p in found.products} == {"MatMulIntegerToFloat"}
         assert all(p.sums.n > 0 and p.sums.mismatches == 0 for p in found.products)
-        assert set(found.attention.values()) == {"MatMulIntegerToFloat+MatMulIntegerToFloat"}
+        assert set(found.attention.values()) == {"MatMulIntegerToFloat+QLinearMatMul"}  # proj's quantizer is behind P v
     else:  # ONNX Runtime is not what that graph is for
         assert (found.products, found.attention) == ((), {})
     assert f"{len(found.operands)} operands of attention" in found.says()

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parents[1] / "support" / "kill_runs.py"
 DEPTH = 4
-N_KILLS = 40
+N_KILLS = 48
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def finish(process: Process, code: int = 0) -> str:
     return process.said()
 
 
-def test_forty_kills(words: list[str], tmp_path: Path) -> None:
+def test_kills_in_every_stage(words: list[str], tmp_path: Path) -> None:
     """Ten stages, counting what lies before and behind them, four kills in each."""
     command = [sys.executable, SCRIPT, tmp_path / "runs", "--forked", "--rounds", "4", "--", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)

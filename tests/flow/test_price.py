@@ -160,6 +160,7 @@ def test_reference_alone_is_measured_and_exports_nothing(erq: Erq, tmp_path: Pat
         "bundle",
         "report.json",
         "report.md",
+        "report.html",
     }
     report = read(Report, out / "report.json")
     assert report.accuracy is not None

@@ -21,6 +21,7 @@ def found(root: Path, *, engine: bool) -> Accuracy:
     for i in range(TINY_ARGS["num_classes"]):
         write_images(root / "val" / str(i), 8)
     given = {"name": TINY, "model_args": TINY_ARGS, "pretrained": False, "bits": "w8a8", "calib": 4, "method": "rtn"}
+    given["targets"] = ("onnx", "tensorrt")
     data = {"data": str(write_images(root / "photos", 4)), "val": str(root / "val")}
     with Store.none() as store:
         work = begin(resolve({**given, **data}), SILENT, store)

@@ -106,8 +106,12 @@ def without(name: str) -> Damage:
 
     def damage(graph: ir.Graph) -> None:
         node = _node(graph, name)
-        ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+        before, behind = node.inputs[0], node.outputs[0]
+        ir.convenience.replace_all_uses_with(behind, before)
         graph.remove(node, safe=True)
+        quantizer = None if before is None else before.producer()
+        if before is not None and quantizer is not None and quantizer.op_type == "QuantizeLinear":
+            before.name = behind.name  # the codes that the manifest knows
 
     return damage
 

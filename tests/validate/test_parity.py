@@ -131,11 +131,13 @@ def test_each_damage_is_found_where_it_is(files: dict[str, Exported], tmp_path: 
     assert not others & set(PATHS), problems
 
 
-def test_a_wrong_zero_point_shifts_every_code(files: dict[str, Exported], tmp_path: Path) -> None:
+def test_a_wrong_zero_point_shifts_every_code_that_can_move(files: dict[str, Exported], tmp_path: Path) -> None:
+    """One at the end of its grid stays there, by its Clip."""
     file = files["onnx"]
     path = damaged(file.path, tmp_path / "z.onnx", lambda g: constant(g, "qkv.act_zero_point", lambda z: z + 1))
     codes = next(layer.codes for layer in report(file, path).layers if layer.path == "qkv")
-    assert (codes.mismatches, codes.max_lsb) == (codes.n, 1)
+    assert codes.max_lsb == 1
+    assert 0.99 * codes.n < codes.mismatches < codes.n
 
 
 def test_a_float_operator_is_blamed_on_the_layers_behind_it(files: dict[str, Exported], tmp_path: Path) -> None:
