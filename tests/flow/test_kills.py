@@ -65,7 +65,7 @@ def finish(process: Process, code: int = 0) -> str:
 
 
 def test_kills_in_every_stage(words: list[str], tmp_path: Path) -> None:
-    """Ten stages, counting what lies before and behind them, four kills in each."""
+    """Twelve stages, counting what lies before and behind them, four kills in each."""
     command = [sys.executable, SCRIPT, tmp_path / "runs", "--forked", "--rounds", "4", "--", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
