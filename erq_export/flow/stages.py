@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 import torch
@@ -50,9 +51,6 @@ from erq_export.validate.metrics.distance import relative_error
 from erq_export.validate.metrics.inside import output_errors
 from erq_export.validate.parity.check import check_parity
 from erq_export.validate.runners import TorchRunner
-
-if TYPE_CHECKING:
-    from erq_export.flow.story import StoryStage
 
 # The code that decides what a stage makes: a change in it is another artifact.
 CODE: dict[str, tuple[str, ...]] = {
@@ -241,10 +239,10 @@ class Stages:
 
         return self._figure("deployed_error", bundle, model, images, error)
 
-    def story(self, told: "StoryStage") -> Story:
-        """Where a bundle loses (see `StoryStage`)."""
-        inputs = told.inputs() | self.arithmetic()
-        kept = self._kept("story", inputs, {}, lambda work: told.make(work.folder), "errors by depth")
+    def story(self, inputs: Mapping[str, str], make: Callable[[Path], None]) -> Story:
+        """Where a bundle loses; `make` writes story.json into a folder, where nothing is kept for these inputs."""
+        known = {**inputs, **self.arithmetic()}
+        kept = self._kept("story", known, {}, lambda work: make(work.folder), "errors by depth")
         return kept.read(lambda folder: read(Story, folder / STORY))
 
     def _figure(

@@ -90,4 +90,5 @@ def tell(work: Work, artifact: Artifact, *, sensitivity: bool) -> Story | None:
     scene = Scene(work=work, artifact=artifact, data=data)
     images, seen_on = looked_at(work, data, N_SENSITIVITY if sensitivity else N_DEPTH)
     eight = scene.with_all_at(RAISED) if sensitivity else None
-    return work.stages.story(StoryStage(scene=scene, images=images, seen_on=seen_on, eight=eight))
+    stage = StoryStage(scene=scene, images=images, seen_on=seen_on, eight=eight)
+    return work.stages.story(stage.inputs(), stage.make)
