@@ -75,6 +75,7 @@ def _nothing() -> None:
 
 
 def check_gpu() -> None:
+    """MachineError where torch has no GPU."""
     if not torch.cuda.is_available():
         raise MachineError("this machine has no GPU for torch", fix="a machine with one, or the runners of the CPU")
 

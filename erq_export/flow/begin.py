@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from erq_export.backends.crew import Crew
 from erq_export.backends.device import device_named
 from erq_export.backends.machine import cores
+from erq_export.backends.ranks import Ranks
 from erq_export.calibrate.budget import budget
 from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.calibrate.published.mipq_time import mipq_estimate, weight_shapes
@@ -38,9 +38,9 @@ class Own:
 NOTHING_OWN = Own()
 
 
-def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN, *, crew: Crew | None = None) -> Work:
-    """The job's images and model, looked at before anything is computed; `own` are the caller's in their place; `crew`
-    shares in deciding on held-out images."""
+def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN, *, ranks: Ranks | None = None) -> Work:
+    """The job's images and model, looked at before anything is computed; `own` are the caller's in their place; `ranks`
+    share in deciding on held-out images."""
     calibration = own.calibration
     if calibration is None:
         calibration = FromSource(calibration_source(job.model.name, job.data))
@@ -72,7 +72,7 @@ def begin(job: Job, ui: Ui, store: Store, own: Own = NOTHING_OWN, *, crew: Crew 
             calibration=calibration,
             held_out=seen,
             portable=own is NOTHING_OWN,
-            crew=crew,
+            ranks=ranks,
         )
         work.calibration_images(job.data.seed)
     return work

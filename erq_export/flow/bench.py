@@ -36,7 +36,6 @@ from erq_export.validate.report.bench_words import notes
 PACKAGES = ("torch", "onnxruntime-gpu", "openvino", "tensorrt-rtx-cu13", "tensorrt")
 TWIN = "float32"
 ON_ONNXRUNTIME = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt")
-RUNS_ON: Mapping[str, tuple[str, ...] | None] = {"onnx": None}  # by target; a graph for TensorRT runs there alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +149,11 @@ def engine_kind(asked: BenchSpec) -> Kind:
     )
 
 
+def runs_on(target: str) -> tuple[str, ...] | None:
+    """The kinds of runner that a target's graph is meant for, None for all: one for TensorRT runs there alone."""
+    return None if named(target).package is None else ("onnxruntime-tensorrt",)
+
+
 def subjects(timed: Timed, asked: BenchSpec) -> list[Subject]:
     """Twins first, engines before graphs, then graphs and engines of the run, then what is not ours."""
     graph = timed.stages.float_graph(timed.model)
@@ -162,7 +166,7 @@ def subjects(timed: Timed, asked: BenchSpec) -> list[Subject]:
         Subject(name=TWIN, takes="module", role="twin", module=lambda: copy.deepcopy(timed.model.model)),
     ]
     for name in timed.targets:
-        path, on = timed.out.graph(name), RUNS_ON.get(name, ("onnxruntime-tensorrt",))
+        path, on = timed.out.graph(name), runs_on(name)
         found.append(Subject(name=name, takes="graph", role="ours", path=path, runs_on=on))
         if named(name).package is not None and timed.out.has_engine(name):
             path = timed.out.engine(name) / MODEL_ENGINE

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from erq_export.backends.crew import Crew, together
 from erq_export.backends.device import device_named
+from erq_export.backends.ranks import Ranks, together
 from erq_export.contract.errors import ErqError, MachineError
 from erq_export.contract.records import decode, encode
 from erq_export.contract.report import Report
@@ -16,35 +16,35 @@ from erq_export.flow.work import Work
 from erq_export.validate.metrics.decisions import Decide, Decisions
 
 
-def helped(job: Job, own: Own, first: Callable[[Crew | None], Report]) -> Report:
-    """The report of `first(crew)`, which the first process runs; the others help it, and have the report from it.
+def helped(job: Job, own: Own, first: Callable[[Ranks | None], Report]) -> Report:
+    """The report of `first(ranks)`, which the first process runs; the others help it, and have the report from it.
 
     What `first` raises is raised there; MachineError then in the others.
     """
-    with together(device_named(job.device)) as crew:
-        if crew is None:
+    with together(device_named(job.device)) as ranks:
+        if ranks is None:
             return first(None)
-        if crew.rank:
-            if (heard := _help(crew, job, own)) is None:
+        if ranks.rank:
+            if (heard := _help(ranks, job, own)) is None:
                 raise MachineError("the first process of this torchrun ended with an error", fix="see its message")
             return heard
         report = ""
         try:
-            found = first(crew)
+            found = first(ranks)
             report = encode(found).decode()
             return found
         finally:
-            crew.tell(encode(Task(what="end", report=report)).decode())
+            ranks.tell(encode(Task(what="end", report=report)).decode())
 
 
 def help_first(job: Job) -> None:
     """In another process than the first: nothing but help, until it has ended."""
-    with together(device_named(job.device)) as crew:
-        if crew is not None:
-            _help(crew, job, NOTHING_OWN)
+    with together(device_named(job.device)) as ranks:
+        if ranks is not None:
+            _help(ranks, job, NOTHING_OWN)
 
 
-def _help(crew: Crew, job: Job, own: Own) -> Report | None:
+def _help(ranks: Ranks, job: Job, own: Own) -> Report | None:
     """Do one's share of every task; model and images are read when the first one comes. What came of it all; None after an error.
 
     An error of this process is the first one's to say: whoever leaves before it takes it along. Only what is no ErqError is
@@ -53,7 +53,7 @@ def _help(crew: Crew, job: Job, own: Own) -> Report | None:
     failed: Exception | None = None
     works: list[Work] = []
     known: dict[tuple[str, str], Decide] = {}
-    while (task := decode(Task, crew.hear().encode(), source="the first process")).what != "end":
+    while (task := decode(Task, ranks.hear().encode(), source="the first process")).what != "end":
 
         def do(batches: range, told: Callable[[int, int], None], task: Task = task) -> Sequence[Decisions]:
             if not works:
@@ -67,7 +67,7 @@ def _help(crew: Crew, job: Job, own: Own) -> Report | None:
             return known[task.what, task.folder](batches, told)
 
         try:
-            share_out(crew, do, range(task.first, task.last))
+            share_out(ranks, do, range(task.first, task.last))
         except Exception as e:  # noqa: BLE001 - raised when all is over
             failed = e
     if failed is not None and not isinstance(failed, ErqError):

@@ -38,12 +38,11 @@ from erq_export.flow.artifacts import Artifact, read_engine
 from erq_export.flow.compare import compare
 from erq_export.flow.engines import MODEL_ENGINE, runs_here
 from erq_export.flow.job import Job
-from erq_export.flow.shards import What
 from erq_export.flow.story import tell
 from erq_export.flow.work import Work
 from erq_export.models.aliases import published_top1
 from erq_export.models.rebuild import reference_model
-from erq_export.validate.contestants import is_here
+from erq_export.validate.contestants import Subject, is_here, takers
 from erq_export.validate.gates import broken
 from erq_export.validate.latency import measure_latency
 from erq_export.validate.metrics.accuracy import accuracy as beside
@@ -54,7 +53,6 @@ from erq_export.validate.runners import OnnxRuntimeRunner
 
 PARITY_IMAGES = 4  # teacher-forced inputs of every layer are compared on these, and counted
 LATENCY_BATCH = 1
-OTHERS: tuple[What, ...] = ("openvino", "onnxruntime-cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +122,7 @@ class Measured:
             not_verified=tuple(
                 f"{name}'s engine was compiled, not run: that needs its GPU (speed, FP16 range, outputs)."
                 for name in self.engines
+                if self.accuracy is None or f"{name} engine" not in self.accuracy.graphs
             ),
             rotated=bundle.rotated,
             story=self.story,
@@ -225,9 +224,10 @@ def accuracy(work: Work, made: Made, images: Images) -> Accuracy:
     return structs.replace(beside(exact, reference, graphs), published_top1=published_top1(work.model.identity))
 
 
-def other_runners(target: str) -> list[What]:
+def other_runners(target: str) -> list[str]:
     """Where else than in ONNX Runtime on the CPU a target's graph runs here: what is meant for TensorRT runs there alone."""
-    return [name for name in OTHERS if target == "onnx" and is_here(name)]
+    graph = Subject(name=target, takes="graph", role="ours", runs_on=bench.runs_on(target))
+    return [name for name in takers(graph, frozenset()) if name != "onnxruntime" and is_here(name)]
 
 
 def latency(work: Work, graph: Artifact, pixels: Tensor) -> Latency:

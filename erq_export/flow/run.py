@@ -9,8 +9,8 @@ from types import MappingProxyType
 import torch
 
 from erq_export import __version__
-from erq_export.backends.crew import Crew
 from erq_export.backends.machine import processor, versions
+from erq_export.backends.ranks import Ranks
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.files import write_bytes
@@ -52,8 +52,8 @@ def run(
     process does it, the others share in the accuracy of held-out images.
     """
 
-    def first(crew: Crew | None) -> Report:
-        return _run(job, out, ui, store=store, overwrite=overwrite, own=own, command=command, crew=crew)
+    def first(ranks: Ranks | None) -> Report:
+        return _run(job, out, ui, store=store, overwrite=overwrite, own=own, command=command, ranks=ranks)
 
     return helped(job, own, first)
 
@@ -67,12 +67,12 @@ def _run(
     overwrite: bool,
     own: Own,
     command: Sequence[str],
-    crew: Crew | None,
+    ranks: Ranks | None,
 ) -> Report:
     folder, targets = OutputFolder(out), deployable(job.deploy.targets)
     planned = folder.planned(targets)
     folder.check(overwrite=overwrite, planned=planned, job=plain_of(job))
-    work = begin(job, ui, store, own, crew=crew)
+    work = begin(job, ui, store, own, ranks=ranks)
     check_cost(work)
     with folder.begin(overwrite=overwrite, planned=planned, command=command, job=plain_of(job)) as writing:
         writing.record(versions=version_of_packages(), machine=machine(), **inputs(work))
@@ -122,10 +122,10 @@ def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> Report:
     DataError where a graph, its manifest or an engine's record is damaged or not what the run wrote: nothing is measured.
     Under torchrun as `run`.
     """
-    return helped(job, NOTHING_OWN, lambda crew: _validate(job, out, ui, store=store, crew=crew))
+    return helped(job, NOTHING_OWN, lambda ranks: _validate(job, out, ui, store=store, ranks=ranks))
 
 
-def _validate(job: Job, out: Path, ui: Ui, *, store: Store, crew: Crew | None) -> Report:
+def _validate(job: Job, out: Path, ui: Ui, *, store: Store, ranks: Ranks | None) -> Report:
     folder = OutputFolder(out)
     Bundle.load(folder.bundle)
     targets = deployable(job.deploy.targets)
@@ -136,7 +136,7 @@ def _validate(job: Job, out: Path, ui: Ui, *, store: Store, crew: Crew | None) -
     )
     with folder.resume(planned=(*REPORTS, *BENCHES)) as writing:
         folder.check_as_written(writing.manifest, targets)
-        return conclude(begin(job, ui, store, crew=crew), folder, writing, made)
+        return conclude(begin(job, ui, store, ranks=ranks), folder, writing, made)
 
 
 def conclude(work: Work, folder: OutputFolder, writing: Writing, made: Made, *, chosen: Job | None = None) -> Report:

@@ -8,12 +8,11 @@ does the result on how many share them.
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import torch
 from msgspec import structs
 
-from erq_export.backends.crew import Crew
+from erq_export.backends.ranks import Ranks
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import MachineError
 from erq_export.contract.records import Record, encode
@@ -25,7 +24,7 @@ from erq_export.validate.contestants import KINDS, Subject
 from erq_export.validate.metrics.decisions import Decide, Decisions, Progress, decided
 from erq_export.validate.runners import Runner, TorchRunner
 
-What = Literal["float", "reference", "onnxruntime", "openvino", "onnxruntime-cuda", "engine"]
+What = str  # "float", "reference", "engine", or a kind of runner that takes graphs
 
 
 class Task(Record, frozen=True, kw_only=True):
@@ -34,7 +33,7 @@ class Task(Record, frozen=True, kw_only=True):
     folder: of the bundle or graph, where all processes find it;  report: what came of it all; empty after an error.
     """
 
-    what: What | Literal["end"]
+    what: What  # or "end"
     folder: str = ""
     first: int = 0
     last: int = 0
@@ -61,18 +60,18 @@ def alone(task: Task, model: Loaded, images: Images, device: torch.device) -> De
     return lambda batches, told: list(decided(made(), images, batches, told, headless=task.headless)) if batches else []
 
 
-def shared(crew: Crew, task: Task, do: Decide) -> Decide:
+def shared(ranks: Ranks, task: Task, do: Decide) -> Decide:
     """For the first process: all of them decide, each the batches of its number, the first by `do`."""
 
     def all_do(batches: range, told: Progress) -> Sequence[Decisions]:
-        crew.tell(encode(structs.replace(task, first=batches.start, last=batches.stop)).decode())
+        ranks.tell(encode(structs.replace(task, first=batches.start, last=batches.stop)).decode())
         most = len(batches) * BATCH
-        return share_out(crew, do, batches, lambda n, total: told(min(most, crew.size * n), total))
+        return share_out(ranks, do, batches, lambda n, total: told(min(most, ranks.size * n), total))
 
     return all_do
 
 
-def share_out(crew: Crew, do: Decide, batches: range, told: Progress = lambda *_: None) -> list[Decisions]:
+def share_out(ranks: Ranks, do: Decide, batches: range, told: Progress = lambda *_: None) -> list[Decisions]:
     """What all processes make of these batches, in their order; an empty list in all but the first.
 
     Process r decides every `size`-th batch, from the r-th on. Every process calls this, and leaves it when all are done. An
@@ -81,16 +80,16 @@ def share_out(crew: Crew, do: Decide, batches: range, told: Progress = lambda *_
     own: Sequence[Decisions] | str
     failed: Exception | None = None
     try:
-        own = do(batches[crew.rank :: crew.size], told)
+        own = do(batches[ranks.rank :: ranks.size], told)
     except Exception as e:  # noqa: BLE001 - raised below, once the others know
         own, failed = f"{type(e).__name__}: {e}", e
-    every = crew.gather(own)
+    every = ranks.gather(own)
     if failed is not None:
         raise failed
     for rank, part in enumerate(every):
         if isinstance(part, str):
             raise MachineError(
-                f"process {rank} of {crew.size} failed: {part}",
+                f"process {rank} of {ranks.size} failed: {part}",
                 fix="all processes need the same files at the same places, and memory for a model each",
             )
-    return [every[i % crew.size][i // crew.size] for i in range(len(batches))] if every else []
+    return [every[i % ranks.size][i // ranks.size] for i in range(len(batches))] if every else []

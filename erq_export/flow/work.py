@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from erq_export.backends.crew import Crew
+from erq_export.backends.ranks import Ranks
 from erq_export.data.calibration_set import CalibrationSet
 from erq_export.data.given import Calibration
 from erq_export.data.held_out import HeldOut, Images
@@ -47,7 +47,7 @@ class Work:
     held_out: Images | None
     course: Course
     portable: bool = True  # another process can read the same model and images
-    crew: Crew | None = None  # of torchrun
+    ranks: Ranks | None = None  # of torchrun
     _sets: dict[int, CalibrationSet] = field(default_factory=dict, repr=False)
 
     @property
@@ -102,7 +102,7 @@ class Work:
             def of_files(folder: Path) -> Decisions:
                 task = Task(what=what, folder=str(folder), headless=self.headless)
                 do = alone(task, self.model, images, self.stages.device)
-                do = do if self.crew is None else shared(self.crew, task, do)
+                do = do if self.ranks is None else shared(self.ranks, task, do)
                 return decide_in_spans(images, do, spans=spans, progress=told)
 
             return of_files(Path()) if of is None else of.read(of_files)

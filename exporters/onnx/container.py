@@ -3,9 +3,8 @@
 Letters:  x (…) float;  s its scale, qmin … qmax its grid;  x̂ = s · clamp(round(x / s), qmin, qmax)
 
     "float":  Clip(s·qmin, s·qmax) → Q(s) → DQ(s)
-    "codes":  Q(s) → Clip(qmin, qmax) → DQ(s)      of uint8: ONNX Runtime clips bytes in a quarter of the time of floats, and
-                                                   moves the quantizer up;  of int8: behind int8 attention, whose TensorRT
-                                                   kernel ends in the quantizer
+    "codes":  Q(s) → Clip(qmin, qmax) → DQ(s)      of uint8: ONNX Runtime clips bytes, and moves the quantizer up;  of int8:
+                                                   behind int8 attention, whose TensorRT kernel ends in the quantizer
     "none":   Q(s) → DQ(s)                         where no x can leave the grid
 A Clip stands only where the designed grid is narrower than the container
 (docs/backends.md, "Containers" and "Narrowing").

@@ -4,10 +4,10 @@ from fnmatch import fnmatchcase
 from itertools import permutations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from erq_export.contract.bits import Bits
+from erq_export.contract.bits import ACTIVATION_BITS, WEIGHT_BITS, Bits
 from erq_export.contract.errors import SpecError
 from erq_export.contract.records import decode, encode
 from erq_export.contract.spec import DeploySpec, EvaluateSpec, MethodSpec
@@ -20,6 +20,54 @@ overrides = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(["w2a4", 
 
 def text(*parts: tuple[str, str]) -> str:
     return ",".join(["w4a4", *(f"{pattern}={bits}" for pattern, bits in parts)])
+
+
+@pytest.mark.parametrize("w", WEIGHT_BITS)
+@pytest.mark.parametrize("a", ACTIVATION_BITS)
+def test_bits_are_read_as_they_are_written(w: int, a: int) -> None:
+    bits = Bits(w=w, a=a)
+    assert Bits.parse(str(bits)) == Bits.parse(f" W{w}A{a} ") == bits
+    assert str(bits) == f"w{w}a{a}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "w1a4",
+        "w9a4",
+        "w4a2",
+        "w4a9",
+        "w0a0",
+        "w4",
+        "a4",
+        "4/4",
+        "",
+        "w4a",
+        "w-4a4",
+        "w4a4x",
+        "w4.0a4",
+        "a4w4",
+        "w4 a4",
+        "w４a４",
+        "w٤a٤",
+    ],
+)
+def test_other_bits_are_refused(words: str) -> None:
+    with pytest.raises(SpecError, match="--bits") as caught:
+        Bits.parse(words)
+    assert caught.value.exit_code == 2
+    assert "for example --bits w4a" in caught.value.fix
+
+
+@given(words=st.text(alphabet="wWaA0123456789 /-.", max_size=7))
+@example(words="w4a4")
+@example(words="w٤a٤")  # digits too, for a regular expression
+def test_no_text_makes_bits_fail_otherwise(words: str) -> None:
+    try:
+        bits = Bits.parse(words)
+    except SpecError:
+        return
+    assert Bits.parse(str(bits)) == bits
 
 
 @given(overrides)

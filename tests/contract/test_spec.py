@@ -5,14 +5,11 @@ from typing import Any
 
 import pytest
 from asked import asked
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.calibrate.methods.gptq import GptqOptions
 from erq_export.calibrate.methods.method import method_named, options_of, shared_options
 from erq_export.calibrate.published.papers import PAPERS, all_of, paper_named, published
-from erq_export.contract.bits import ACTIVATION_BITS, WEIGHT_BITS
 from erq_export.contract.errors import ErqError, SpecError
 from erq_export.contract.records import hints
 from erq_export.contract.registry import METHODS, nearest, resolve
@@ -29,54 +26,6 @@ from erq_export.flow.job import check_pack
 from erq_export.models.aliases import paper_ridge
 
 W4A4 = Bits(w=4, a=4)
-
-
-@pytest.mark.parametrize("w", WEIGHT_BITS)
-@pytest.mark.parametrize("a", ACTIVATION_BITS)
-def test_bits_are_read_as_they_are_written(w: int, a: int) -> None:
-    bits = Bits(w=w, a=a)
-    assert Bits.parse(str(bits)) == Bits.parse(f" W{w}A{a} ") == bits
-    assert str(bits) == f"w{w}a{a}"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "w1a4",
-        "w9a4",
-        "w4a2",
-        "w4a9",
-        "w0a0",
-        "w4",
-        "a4",
-        "4/4",
-        "",
-        "w4a",
-        "w-4a4",
-        "w4a4x",
-        "w4.0a4",
-        "a4w4",
-        "w4 a4",
-        "w４a４",
-        "w٤a٤",
-    ],
-)
-def test_other_bits_are_refused(text: str) -> None:
-    with pytest.raises(SpecError, match="--bits") as caught:
-        Bits.parse(text)
-    assert caught.value.exit_code == 2
-    assert "for example --bits w4a" in caught.value.fix
-
-
-@given(text=st.text(alphabet="wWaA0123456789 /-.", max_size=7))
-@example(text="w4a4")
-@example(text="w٤a٤")  # digits too, for a regular expression
-def test_no_text_makes_bits_fail_otherwise(text: str) -> None:
-    try:
-        bits = Bits.parse(text)
-    except SpecError:
-        return
-    assert Bits.parse(str(bits)) == bits
 
 
 def test_the_paper_is_the_default() -> None:

@@ -43,7 +43,7 @@ def test_openvino_decides_as_onnx_runtime_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("here", [False, True], ids=["no GPU", "its GPU"])
 def test_an_engine_is_measured_where_it_runs(tmp_path: Path, here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "OTHERS", ())
+    monkeypatch.setattr(measure, "other_runners", lambda _: [])
     monkeypatch.setattr(measure, "runs_here", lambda _: here)
     monkeypatch.setattr(shards, "engine_runner", lambda path: OnnxRuntimeRunner(path.parent / "model.onnx"))
     graphs = found(tmp_path, engine=True).graphs

@@ -88,6 +88,7 @@ def write(folder: Path, record: Bisection, kept: Reproduction | None) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """As an .npz file of arrays by name, read back without pickle."""
     with path.open("wb") as f:
         np.savez(f, **{name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
 

@@ -44,6 +44,7 @@ def trembling(model: nn.Module, e: float, generator: torch.Generator) -> Iterato
 
 
 def noisy(u: Tensor, e: float, generator: torch.Generator) -> Tensor:
+    """u (…) with every number off by a normally distributed share e of it."""
     return u * (1 + e * torch.randn(u.shape, generator=generator).to(u.device))
 
 

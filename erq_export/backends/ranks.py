@@ -19,7 +19,7 @@ PATIENCE = timedelta(days=7)  # the others wait while the first calibrates
 
 
 @dataclass(frozen=True)
-class Crew:
+class Ranks:
     """rank: this process's number, 0 for the first;  size: how many there are."""
 
     rank: int
@@ -46,7 +46,7 @@ class Crew:
 
 
 @contextmanager
-def together(device: torch.device) -> Iterator[Crew | None]:
+def together(device: torch.device) -> Iterator[Ranks | None]:
     """The processes of this command, met and parted; None where there is but one. Each takes the GPU of its place on its machine.
 
     MachineError where they do not meet, and later where one of them is lost.
@@ -59,7 +59,7 @@ def together(device: torch.device) -> Iterator[Crew | None]:
     with _met():
         dist.init_process_group("gloo", timeout=PATIENCE)
     try:
-        yield Crew(rank=dist.get_rank(), size=dist.get_world_size())
+        yield Ranks(rank=dist.get_rank(), size=dist.get_world_size())
     finally:
         dist.destroy_process_group()
 
