@@ -66,7 +66,7 @@ def measured(c: Calibrated) -> dict[str, Any]:
         runners: dict[str, Callable[[], Decisions]] = {
             "float": lambda: work.float_decisions(c.held_out),
             "reference": lambda: work.reference_decisions(c.artifact, c.held_out),
-            "onnx": lambda: work.graph_decisions(graph, c.held_out),
+            "onnxruntime": lambda: work.graph_decisions(graph, c.held_out),
         }
         for name, decisions in runners.items():
             start = time.perf_counter()
