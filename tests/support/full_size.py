@@ -31,6 +31,7 @@ from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand
 from erq_export.contract.sites import OperandSite, Site
 from erq_export.contract.spec import ModelSpec, Quantization
 from erq_export.contract.targets import named
+from erq_export.exporters.onnx.twin import half_graph
 from erq_export.exporters.onnx.write import lowered, marker_graph, rebound, save
 from erq_export.exporters.tensorrt.build import claims_broken, unfused
 from erq_export.exporters.tensorrt.plan import attention_by_operator, compiled, plan_text, precision_by_node, summarize
@@ -38,12 +39,13 @@ from erq_export.models.loading import Loaded, load
 from erq_export.models.rebuild import reference_model
 from erq_export.validate.parity.check import check_parity
 from erq_export.validate.parity.executed import FLOAT_GEMMS, INTEGER_GEMMS
-from erq_export.validate.runners import OnnxRuntimeRunner
+from erq_export.validate.runners import OnnxRuntimeRunner, TorchRunner
 
 BITS = ("w8a8", "w4a8", "w4a4", "w3a4")
 ATTENTION = ("fp16", "int8")
 TARGETS = ("onnx", "tensorrt-rtx")
 CAPABILITIES = ("8.6", "12.0")
+HALF_EPSILON = 2.0**-11  # the largest relative error of one rounding to float16
 CALIBRATED_ON = DataFingerprint(n_images=2, names=("noise/0", "noise/1"), pixels_sha256="0" * 64)
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_MODELS = ("vit_s", "swin_t")
@@ -231,6 +233,21 @@ def check_plan(model: FullSize, attention: str, *, n_layers: int, n_attentions: 
     assert (plan.gemm, plan.conv) == ({"int8": n_layers}, {})
     assert list(fused.values()) == [precision] * n_attentions
     assert plan.attention == {precision: n_attentions}
+
+
+def check_twin(model: FullSize, *, n_layers: int, n_attentions: int) -> None:
+    """The float model in FP16: logits within a few roundings to float16 of float32's, and a plan of as many FP16 products as
+    layers, every attention fused, nothing in integers."""
+    graph, manifest = half_graph(model.loaded.model, model.loaded.identity.preprocess.input_size, named("tensorrt-rtx"))
+    path = model.folder / f"{model.name}-twin.onnx"
+    save(graph, path)
+    pixels = noise(2, seed=5)
+    exact = TorchRunner(model.loaded.model, torch.device("cpu")).logits(pixels)
+    error = float((OnnxRuntimeRunner(path).logits(pixels) - exact).norm() / exact.norm())
+    assert HALF_EPSILON / 10 < error < 4 * HALF_EPSILON
+    plan = summarize(compiled(build_engine(path, package="tensorrt_rtx", compute_capabilities=CAPABILITIES)))
+    assert (plan.gemm, plan.attention) == ({"float16": n_layers}, {"float16": n_attentions})
+    assert manifest.claims == Claims(gemm=plan.gemm, attention=plan.attention)
 
 
 def check_golden(model: FullSize, attention: str) -> None:

@@ -1,7 +1,17 @@
 """ViT-S at full size, from trace to engine: what tests/support/full_size.py checks, for one family."""
 
 import pytest
-from full_size import ATTENTION, BITS, FullSize, check_batches, check_golden, check_layers, check_plan, needs_rtx
+from full_size import (
+    ATTENTION,
+    BITS,
+    FullSize,
+    check_batches,
+    check_golden,
+    check_layers,
+    check_plan,
+    check_twin,
+    needs_rtx,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -38,3 +48,8 @@ def test_the_plan_keeps_the_claims(model: FullSize, attention: str) -> None:
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_the_plan_is_the_one_that_was_read(model: FullSize, attention: str) -> None:
     check_golden(model, attention)
+
+
+@needs_rtx
+def test_the_float16_twin_multiplies_no_integers(model: FullSize) -> None:
+    check_twin(model, n_layers=N_LAYERS[model.name], n_attentions=N_BLOCKS)
