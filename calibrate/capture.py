@@ -10,11 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from erq_export.contract.formats.affine import Grid
-from erq_export.contract.sites import Stage
+from erq_export.contract.kernel import pixels
+from erq_export.contract.sites import Site, Stage
 
 Visitor = Callable[[str, Tensor], None]
 OperandVisitor = Callable[[str, Tensor, Tensor | None], None]
+Rows = Callable[[Site, Tensor], Iterator[Tensor]]
 Hook = Callable[[nn.Module, tuple[Tensor, ...]], Tensor | None]
+
+
+def matrix_rows(site: Site, x: Tensor) -> Iterator[Tensor]:
+    """What the site's weight is multiplied with, (rows, k); nothing where x is empty, as of an image without detections."""
+    if x.numel():
+        yield from [x.flatten(0, -2)] if site.kernel is None else site.kernel.rows(x)
+
+
+def values(site: Site, x: Tensor) -> Iterator[Tensor]:
+    """The site's input itself, every value once, (rows, k) or (rows, c) of a convolution."""
+    if x.numel():
+        yield x.flatten(0, -2) if site.kernel is None else pixels(x)
 
 
 @contextmanager
@@ -35,22 +49,27 @@ def walk(
     visit: Visitor,
     *,
     on_grid: Mapping[str, Grid] | None = None,
+    rows: Rows = matrix_rows,
 ) -> list[Tensor]:
     """Run `stage` on each chunk of hidden state; `visit(path, x)` sees every site's input x (rows, k).
 
-    A site in `on_grid` then works on its input quantized to that grid, with its weight as it is. Returns the stage's
-    outputs, chunk by chunk: the next stage's hidden state.
+    Of a convolution it sees a few rows at a time, or, with `rows=values`, its input itself, channels last (rows, c). A site
+    in `on_grid` then works on its input quantized to that grid, with its weight as it is. Returns the stage's outputs, chunk
+    by chunk: the next stage's hidden state.
     """
     grids = on_grid or {}
 
-    def hook(path: str) -> Hook:
+    def hook(site: Site) -> Hook:
+        path = site.path
+
         def see(_module: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
-            visit(path, args[0].flatten(0, -2))  # (rows, k)
+            for x in rows(site, args[0]):
+                visit(path, x)
             return grids[path].fake_quantize(args[0]) if path in grids else None
 
         return see
 
-    with _hooked(model, {site.path: hook(site.path) for site in stage.sites}):
+    with _hooked(model, {site.path: hook(site) for site in stage.sites}):
         return [stage.forward(h) for h in hidden]
 
 

@@ -7,18 +7,18 @@ from erq_export.contract.rows import LayerStatistics
 from erq_export.contract.sites import Site
 
 from .halves import HalvedMoments
+from .linears import bias_of, layer_of, matrix_of
 from .setting import Setting
 from .solve.crossed import crossed_error, of_few_rows
 from .solve.problem import Problem, Solution
 
 
-def layer_problem(linear: nn.Linear, moments: HalvedMoments, site: Site, setting: Setting) -> Problem:
-    """A Linear without a bias gets one of zeros: every deployed layer adds a bias, and Aqer makes use of it."""
-    weight = linear.weight.double()
-    bias = torch.zeros_like(weight[:, 0]) if linear.bias is None else linear.bias.double()
+def layer_problem(model: nn.Module, moments: HalvedMoments, site: Site, setting: Setting) -> Problem:
+    """A layer without a bias gets one of zeros: every deployed layer adds a bias, and Aqer makes use of it."""
+    layer = layer_of(model, site)
     return Problem(
-        weight=weight,
-        bias=bias,
+        weight=matrix_of(layer).double(),
+        bias=bias_of(layer),
         moments=moments.whole,
         halves=moments.halves,
         role=site.role,

@@ -27,7 +27,6 @@ from .bases import better_bases
 from .capture import unseen, walk
 from .known_ranges import KnownRanges
 from .layer import layer_problem, layer_statistics
-from .linears import linear_of
 from .phases import Phases
 from .ranges import input_grids
 from .resume import Checkpoints, StagePart, finish_stage, load_stage, norms_of, save_stage
@@ -122,7 +121,7 @@ def calibrate_stage(
     solved: dict[str, Layer] = {}
     statistics: dict[str, LayerStatistics] = {}
     for site in stage.sites:
-        path, linear = site.path, linear_of(model, site.path)
+        path = site.path
         with phases("moments"):
             if states.deployed is None:
                 moments = together.pop(path)
@@ -131,7 +130,7 @@ def calibrate_stage(
                 moments = deployed_moments(
                     model, stage, site, states.exact, states.deployed, grids.get(path), before, setting.options
                 )
-        problem = layer_problem(linear, moments, site, setting)
+        problem = layer_problem(model, moments, site, setting)
         with phases("solver"):
             solution = setting.solve(problem)
         solved[path] = scheme.layer(solution, site, grids, setting)

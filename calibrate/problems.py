@@ -11,7 +11,6 @@ from erq_export.models.loading import Loaded
 from .bases import better_bases
 from .known_ranges import KnownRanges
 from .layer import layer_problem
-from .linears import linear_of
 from .loop import CHUNK
 from .ranges import input_grids
 from .rotation import rotate
@@ -29,5 +28,4 @@ def layer_problems(loaded: Loaded, pixels: Tensor, asked: Quantization) -> Itera
         grids = input_grids(loaded.model, stage, hidden, setting, known)
         moments, hidden = stage_moments(loaded.model, stage, hidden, grids, setting.options)
         for site in stage.sites:
-            linear = linear_of(loaded.model, site.path)
-            yield site, layer_problem(linear, moments[site.path], site, setting)
+            yield site, layer_problem(loaded.model, moments[site.path], site, setting)

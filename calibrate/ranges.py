@@ -5,18 +5,20 @@ paper's (docs/method.md, "Order of the steps"): inputs behind the quantizers of 
 full precision.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor, nn
 
+from erq_export.contract.errors import DataError
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.sites import Site, Stage
 
-from .capture import walk
+from .capture import Visitor, values, walk
 from .folding import reparameterized
 from .known_ranges import KnownRanges
-from .linears import linear_of
+from .linears import layer_of, matrix_of
 from .observers import Tails, groups, pieces, range_search
 from .percentiles import INPUTS
 from .search import Error, of_outputs, of_rows, of_tensor
@@ -79,25 +81,27 @@ def searched(
 ) -> dict[str, Grid]:
     """The grids of `sites`, (k, 1) a channel where they will be folded, with the inputs of the sites in `before` quantized.
 
-    Two passes over the stage: the tails that give exact percentiles, then the squared error of each percentile's grid.
+    Two passes over the stage: the tails that give exact percentiles, then the squared error of each percentile's grid. A
+    varied stage takes one more, which counts. DataError where a site is given nothing.
     """
-    n_images = sum(len(h) for h in hidden)
     wanted = {s.path: s for s in sites if not setting.float_input(s)}
     fold_sites = {s.path: s for s in sites if setting.folds(s)}
     tails: dict[str, Tails] = {}
+    see = partial(walk, model, stage, hidden, on_grid=before, rows=values)  # every pass alike
+    n_rows = counted(see) if stage.varied else {}
+    times = sum(len(h) for h in hidden) / len(hidden[0])
 
     def see_tails(path: str, x: Tensor) -> None:
         if path not in wanted:
             return
-        values = groups(x, per_channel=path in fold_sites)
+        grouped = groups(x, per_channel=path in fold_sites)
         if path not in tails:
-            tails[path] = Tails.of(
-                values.shape[1] // len(hidden[0]) * n_images, INPUTS[setting.options.input_percentiles]
-            )
-        tails[path].add(values)
+            n = grouped.shape[1] // len(x) * n_rows.get(path, round(len(x) * times))
+            tails[path] = Tails.of(n, INPUTS[setting.options.input_percentiles])
+        tails[path].add(grouped)
 
-    see = partial(walk, model, stage, hidden, on_grid=before)  # both passes alike
     see(see_tails)
+    refuse_unused(wanted, tails)
     bits = {path: setting.act_bits(site) for path, site in wanted.items()}
     searches = {
         path: range_search(
@@ -119,11 +123,30 @@ def searched(
     return {path: search.best() for path, search in searches.items()}
 
 
+def refuse_unused(wanted: Collection[str], tails: Collection[str]) -> None:
+    """DataError for a layer that no calibration image reaches, as a mask head's where nothing is detected."""
+    unused = [path for path in wanted if path not in tails]
+    if unused:
+        raise DataError(
+            f"no calibration image gives {unused[0]} anything to work on",
+            fix="calibrate on other images, such as ones that show objects that the model knows, or on more",
+        )
+
+
+def counted(see: Callable[[Visitor], object]) -> dict[str, int]:
+    """How many rows each site is given, over all calls."""
+    n_rows: Counter[str] = Counter()
+    see(lambda path, x: n_rows.update({path: len(x)}))
+    return n_rows
+
+
 def error_of(model: nn.Module, site: Site, setting: Setting) -> Error:
     """What a range is judged by: of a folded site, each channel's own error; else the output's, or the tensor's."""
     if setting.folds(site):
         return of_rows
     if setting.options.range_error == "input":
         return of_tensor
-    weight = linear_of(model, site.path).weight
-    return of_outputs(weight.double().square().sum(0))
+    squares = matrix_of(layer_of(model, site)).double().square().sum(0)  # (k,)
+    if site.kernel is not None:
+        squares = squares.reshape(site.kernel.channels, -1).sum(1)  # (c,): a value lies in every place of the window
+    return of_outputs(squares)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from erq_export.contract.bundle import Layer, Operand
 from erq_export.contract.formats.affine import Grid
-from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand
+from erq_export.contract.quantized import QuantizedConv, QuantizedLayer, QuantizedOperand
 from erq_export.contract.sites import Site, Stage
 
 from .operands import operand_grids
@@ -37,7 +37,7 @@ def scheme_of(setting: Setting) -> Scheme:
 
 def deployed_layer(solution: Solution, site: Site, grids: Mapping[str, Grid], setting: Setting) -> QuantizedLayer:
     """int8 integers, float32 scales and bias."""
-    return QuantizedLayer(
+    layer = QuantizedLayer(
         weight_q=solution.q.to(torch.int8),
         weight_scale=solution.grid.scale[:, 0].float().contiguous(),
         weight_qmin=solution.grid.qmin[:, 0].to(torch.int16),
@@ -46,6 +46,7 @@ def deployed_layer(solution: Solution, site: Site, grids: Mapping[str, Grid], se
         w_bits=setting.weight_bits(site),
         a_bits=setting.act_bits(site),
     )
+    return layer if site.kernel is None else QuantizedConv(**vars(layer), kernel=site.kernel)
 
 
 def deployed_operands(

@@ -99,8 +99,12 @@ def stage_moments(
 ) -> tuple[dict[str, HalvedMoments], list[Tensor]]:
     """The moments of every site in one pass, x̂ = Q(x), and the stage's full-precision output: the next hidden state."""
     moments: dict[str, HalvedMoments] = {}
+    in_pieces = stage.varied or any(site.kernel is not None for site in stage.sites)
 
     def run(h: Tensor, first: float) -> Tensor:
+        if in_pieces and first not in (0, 1):
+            raise ValueError("a stage whose sites are seen in pieces takes its images one by one")
+
         def add(path: str, x: Tensor) -> None:
             if path not in moments:
                 moments[path] = HalvedMoments.zero(x.shape[1], device=x.device)

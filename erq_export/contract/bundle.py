@@ -21,7 +21,7 @@ from erq_export.contract.identity import Identity
 from erq_export.contract.preprocess import Preprocess
 from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand
 from erq_export.contract.records import FileRecord, Record, Sha256, encode, read
-from erq_export.contract.rows import LayerRow, LayerStatistics, OperandRow
+from erq_export.contract.rows import ConvRow, LayerRow, LayerStatistics, OperandRow
 from erq_export.contract.simulated import SimulatedLayer, SimulatedLayerRow, SimulatedOperand, SimulatedOperandRow
 from erq_export.contract.spec import Quantization
 
@@ -50,7 +50,7 @@ class BundleDescription(FileRecord, frozen=True, kw_only=True):
     spec: Quantization
     model: Identity
     data: DataFingerprint
-    layers: tuple[LayerRow | SimulatedLayerRow, ...]
+    layers: tuple[LayerRow | ConvRow | SimulatedLayerRow, ...]
     operands: tuple[OperandRow | SimulatedOperandRow, ...]
     versions: dict[str, str]
     tensors_sha256: Sha256

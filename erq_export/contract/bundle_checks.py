@@ -13,12 +13,13 @@ from erq_export.contract.bits import ACTIVATION_BITS, WEIGHT_BITS
 from erq_export.contract.errors import DataError
 from erq_export.contract.formats.affine import AffineRow, FreeRow
 from erq_export.contract.formats.logarithmic import LogRow
-from erq_export.contract.rows import LayerRow, OperandRow
+from erq_export.contract.rows import ConvRow, LayerRow, OperandRow
 from erq_export.contract.simulated import SimulatedLayerRow, SimulatedOperandRow
 from erq_export.contract.spec import Quantization
 
 FIX = "calibrate again, or take the bundle from where it was made"
 LARGEST_CODE = 2**24  # of grids that are simulated in float32, which holds no larger integers
+LARGEST_WINDOW = 64  # pixels of a convolution's side and step; a patch embedding has 32 at most
 FLOATS = (torch.float32,)
 OTHERS = (torch.float32, torch.int64, torch.bool)  # of what stays float: weights, and a Swin's indices and masks
 
@@ -58,6 +59,8 @@ def _layer(row: LayerRow | SimulatedLayerRow, tensors: Mapping[str, Tensor], *, 
     _bits(row.path, "a_bits", row.a_bits, FLOAT_BITS if row.act is None else ACTIVATION_BITS)
     q, starts = (torch.int32, torch.int32) if simulated else (torch.int8, torch.int16)
     weight_q = tensors[f"{base}weight_q"]
+    if isinstance(row, ConvRow):
+        _kernel(row, weight_q)
     if weight_q.ndim != 2 or not weight_q.numel():
         raise _refused(f"{base}weight_q has the shape {tuple(weight_q.shape)}, not (outputs, inputs)")
     n, k = weight_q.shape
@@ -78,6 +81,16 @@ def _layer(row: LayerRow | SimulatedLayerRow, tensors: Mapping[str, Tensor], *, 
     if bool(outside.any()):
         raise _refused(f"{base}weight_q has codes outside the grid of {row.w_bits} bits that begins at weight_qmin")
     return {base + name for name in names}
+
+
+def _kernel(row: ConvRow, weight_q: Tensor) -> None:
+    """A convolution's window, step and border, as far as a machine can bear them, and a weight of as many columns."""
+    window, stride, padding = row.kernel.window, row.kernel.stride, row.kernel.padding
+    sane = row.kernel.channels > 0 and all(0 < n <= LARGEST_WINDOW for n in (*window, *stride))
+    if not sane or not all(0 <= n < r for n, r in zip(padding, window, strict=True)):
+        raise _refused(f"{row.path} has a window of {window}, steps of {stride} and a border of {padding}")
+    if weight_q.ndim == 2 and weight_q.shape[1] != row.kernel.columns:
+        raise _refused(f"{row.path} has {row.kernel.columns} columns, its weight {weight_q.shape[1]}")
 
 
 def _outliers(base: str, tensors: Mapping[str, Tensor], first: Tensor) -> Tensor:

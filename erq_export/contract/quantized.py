@@ -4,6 +4,7 @@ Letters:  B images;  T tokens;  k inputs, n outputs of a layer;  x̂ the input o
 Every layer and operand here can be written into a graph; what only the target `reference` has stands in `simulated`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from erq_export.contract.formats.affine import Grid, per_tensor_grid
+from erq_export.contract.kernel import Kernel
 from erq_export.contract.sites import OperandRole
 
 MARKER_DOMAIN = "erq"
 MARKER = "QuantLinear"
+CONV_MARKER = "QuantConv2d"
 OPERAND_MARKER = "QuantOperand"
 
 
@@ -64,6 +67,16 @@ class QuantizedLayer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuantizedConv(QuantizedLayer):
+    """The same of a convolution, k = c·r·s columns (`contract.kernel`)."""
+
+    kernel: Kernel
+
+    def module(self, path: str) -> nn.Module:
+        return QuantConv2d(path, self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantizedOperand:
     """One operand of attention (q, k, v or the softmax): its per-tensor grid, scale and bounds of shape ()."""
 
@@ -81,8 +94,8 @@ class QuantizedOperand:
         return QuantOperand(path, self)
 
 
-class QuantLinear(nn.Module):
-    """y = Ŵ x̂ + b with x̂ = act.fake_quantize(x): float32 arithmetic on integers times scales."""
+class QuantLayer(nn.Module):
+    """A layer's integers and grid as buffers: what QuantLinear and QuantConv2d have in common."""
 
     def __init__(self, path: str, layer: QuantizedLayer) -> None:
         super().__init__()
@@ -102,23 +115,47 @@ class QuantLinear(nn.Module):
         """The input's grid, on the module's device."""
         return per_tensor_grid({"scale": self.act_scale}, self.act_qmin, self.act_qmax)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.onnx.is_in_onnx_export():
-            return self._marker(x)
-        weight = self.weight_q.float() * self.weight_scale[:, None]  # (n, k)
-        return F.linear(self.grid.fake_quantize(x), weight, self.bias)  # (…, n)
+    @property
+    def weight(self) -> Tensor:
+        """The dequantized weight (n, k) float32."""
+        return self.weight_q.float() * self.weight_scale[:, None]
 
-    def _marker(self, x: Tensor) -> Tensor:
+    def _marker(self, operator: str, x: Tensor, shape: Sequence[int | torch.SymInt], **more: Sequence[int]) -> Tensor:
         """One operator that carries the whole layer; each target's lowering writes its own Q/DQ for it."""
+        bits = {"qmin": self.act_qmin, "qmax": self.act_qmax, "w_bits": self.w_bits, "a_bits": self.a_bits}
         return torch.onnx.ops.symbolic(
-            f"{MARKER_DOMAIN}::{MARKER}",
+            f"{MARKER_DOMAIN}::{operator}",
             (x, self.weight_q, self.weight_scale, self.bias, self.act_scale),
-            attrs={"qmin": self.act_qmin, "qmax": self.act_qmax, "w_bits": self.w_bits, "a_bits": self.a_bits},
+            attrs={**bits, **more},
             dtype=x.dtype,
-            shape=(*x.shape[:-1], self.weight_q.shape[0]),
+            shape=shape,
             version=1,
             metadata_props={"erq.path": self.path},
         )
+
+
+class QuantLinear(QuantLayer):
+    """y = Ŵ x̂ + b with x̂ = act.fake_quantize(x): float32 arithmetic on integers times scales."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.onnx.is_in_onnx_export():
+            return self._marker(MARKER, x, (*x.shape[:-1], self.weight_q.shape[0]))
+        return F.linear(self.grid.fake_quantize(x), self.weight, self.bias)  # (…, n)
+
+
+class QuantConv2d(QuantLayer):
+    """y = Ŵ ∗ x̂ + b likewise. The border of zeros lies on every grid, as the code 0 of `Grid`, an 8-bit zero point."""
+
+    def __init__(self, path: str, layer: QuantizedConv) -> None:
+        super().__init__(path, layer)
+        self.kernel = layer.kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.onnx.is_in_onnx_export():
+            shape = (x.shape[0], self.weight_q.shape[0], *self.kernel.size(*x.shape[-2:]))
+            more = {"kernel_shape": self.kernel.window, "strides": self.kernel.stride, "pads": self.kernel.padding * 2}
+            return self._marker(CONV_MARKER, x, shape, **more)
+        return self.kernel.convolve(self.grid.fake_quantize(x), self.weight, self.bias)  # (B, n, H′, W′)
 
 
 class QuantOperand(nn.Module):

@@ -1,11 +1,14 @@
 """What the description of a bundle says of one layer or operand that is deployed; the rest are tensors."""
 
 from collections.abc import Mapping
+from typing import Any
 
+from msgspec import structs
 from torch import Tensor
 
 from erq_export.contract.formats.affine import AffineRow
-from erq_export.contract.quantized import QuantizedLayer, QuantizedOperand
+from erq_export.contract.kernel import Kernel
+from erq_export.contract.quantized import QuantizedConv, QuantizedLayer, QuantizedOperand
 from erq_export.contract.records import ModulePath, Record
 from erq_export.contract.sites import OperandRole
 
@@ -38,19 +41,26 @@ class LayerRow(Record, frozen=True, kw_only=True, tag_field="kind", tag="deploye
     @classmethod
     def of(cls, path: str, layer: QuantizedLayer, statistics: LayerStatistics | None) -> "LayerRow":
         bits = {"w_bits": layer.w_bits, "a_bits": layer.a_bits}
-        return cls(path=path, **bits, act=layer.act.row(), statistics=statistics)
+        row = cls(path=path, **bits, act=layer.act.row(), statistics=statistics)
+        return ConvRow(**structs.asdict(row), kernel=layer.kernel) if isinstance(layer, QuantizedConv) else row
 
     def part(self, tensors: Mapping[str, Tensor]) -> QuantizedLayer:
         """Inverse of `of`, with what `stored` gave. KeyError for a tensor that is missing."""
-        return QuantizedLayer(
-            weight_q=tensors["weight_q"],
-            weight_scale=tensors["weight_scale"],
-            weight_qmin=tensors["weight_qmin"],
-            bias=tensors["bias"],
-            act=self.act.grid({"scale": tensors["act_scale"]}),
-            w_bits=self.w_bits,
-            a_bits=self.a_bits,
-        )
+        return QuantizedLayer(**self._fields(tensors))
+
+    def _fields(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        own = {name: tensors[name] for name in ("weight_q", "weight_scale", "weight_qmin", "bias")}
+        act = self.act.grid({"scale": tensors["act_scale"]})
+        return own | {"act": act, "w_bits": self.w_bits, "a_bits": self.a_bits}
+
+
+class ConvRow(LayerRow, frozen=True, kw_only=True, tag_field="kind", tag="convolution"):
+    """A convolution; its weight is stored as the matrix (n, k)."""
+
+    kernel: Kernel
+
+    def part(self, tensors: Mapping[str, Tensor]) -> QuantizedConv:
+        return QuantizedConv(**self._fields(tensors), kernel=self.kernel)
 
 
 class OperandRow(Record, frozen=True, kw_only=True, tag_field="kind", tag="deployed"):

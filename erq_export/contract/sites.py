@@ -6,7 +6,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-Role = Literal["patch", "qkv", "proj", "fc1", "fc2", "reduction", "head"]
+from erq_export.contract.kernel import Kernel
+
+Role = Literal["patch", "qkv", "proj", "fc1", "fc2", "reduction", "head", "conv"]
 
 
 OperandRole = Literal["q", "k", "v", "softmax"]
@@ -17,15 +19,16 @@ OPERANDS: tuple[OperandRole, ...] = ("q", "k", "v", "softmax")
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """One quantized layer: an nn.Linear by its module path, and what makes its input, where a grid can be folded into that.
+    """One quantized layer by its module path, and what makes its input, where a grid can be folded into that.
 
-    norm: the LayerNorm that is its only source.  pad: the module between the two that fills up with zeros, whose buffer `shift`
-    is then added everywhere.  values: the Linear of q, k and v; the input is v, the last third of its
-    outputs, channel by channel averaged over tokens with weights that sum to 1.
+    kernel: of an nn.Conv2d; without one it is an nn.Linear.  norm: the LayerNorm that is its only source.  pad: the module
+    between the two that fills up with zeros, whose buffer `shift` is then added everywhere.  values: the Linear of q, k and v;
+    the input is v, the last third of its outputs, channel by channel averaged over tokens with weights that sum to 1.
     """
 
     path: str
     role: Role
+    kernel: Kernel | None = None
     norm: str | None = None
     pad: str | None = None
     values: str | None = None
@@ -43,6 +46,7 @@ class OperandSite:
 class Stage:
     """A piece of the model that is run on its own: hidden state in, hidden state out.
 
+    varied: a site in it is called several times for an image, or on another number of rows for each.
     leading: tokens at the start of each image's rows that the output is read from, one for all others (the class token).
     """
 
@@ -50,6 +54,7 @@ class Stage:
     forward: Callable[[Tensor], Tensor]
     sites: tuple[Site, ...]
     operands: tuple[OperandSite, ...] = ()
+    varied: bool = False
     leading: int = 0
 
 
