@@ -19,6 +19,8 @@ MARKER_DOMAIN = "erq"
 MARKER = "QuantLinear"
 CONV_MARKER = "QuantConv2d"
 OPERAND_MARKER = "QuantOperand"
+LAYER_MARKERS = (MARKER, CONV_MARKER)
+MARKERS = (*LAYER_MARKERS, OPERAND_MARKER)
 
 
 @dataclass(frozen=True, kw_only=True)

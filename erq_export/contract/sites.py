@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from erq_export.contract.kernel import Kernel
 
-Role = Literal["patch", "qkv", "proj", "fc1", "fc2", "reduction", "head", "conv"]
+Role = Literal["patch", "qkv", "proj", "fc1", "fc2", "reduction", "head", "conv", "fc"]
 
 
 OperandRole = Literal["q", "k", "v", "softmax"]

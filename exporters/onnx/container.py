@@ -29,10 +29,11 @@ Narrowing = Literal["float", "codes", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class Carried:
-    """The integers, x̂ in the carrier's type, and the zero point: codes less `zero_point` are on the grid."""
+    """The integers, x̂ in the carrier's type, and scale and zero point: codes less `zero_point` are on the grid."""
 
     codes: ir.Value
     x_hat: ir.Value
+    scale: NDArray[np.generic]
     zero_point: int
 
 
@@ -84,4 +85,4 @@ def carry(
     x_hat = editor.node(
         before, "DequantizeLinear", [codes, scale, zero], f"{path}/Dequantize", dtype=carrier, shape=x.shape
     )
-    return Carried(codes=codes, x_hat=x_hat, zero_point=zero_point)
+    return Carried(codes=codes, x_hat=x_hat, scale=s, zero_point=zero_point)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
-from erq_export.contract.quantized import MARKER, OPERAND_MARKER
+from erq_export.contract.quantized import MARKERS
 
 KEPT_METADATA = "erq."
 
@@ -90,7 +90,7 @@ def value_of(value: ir.Value) -> NDArray[np.generic]:
 
 def marker_nodes(model: ir.Model) -> list[ir.Node]:
     """Where quantized layers and operands stand until a target's lowering takes their place, in graph order."""
-    return [node for node in model.graph if node.op_type in (MARKER, OPERAND_MARKER)]
+    return [node for node in model.graph if node.op_type in MARKERS]
 
 
 def path_of(marker: ir.Node) -> str:

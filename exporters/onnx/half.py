@@ -7,7 +7,7 @@ float16. Casts stand where the types meet, one per value. The graph's own input 
 
 import onnx_ir as ir
 
-from erq_export.contract.quantized import MARKER, OPERAND_MARKER
+from erq_export.contract.quantized import MARKERS
 
 from .attention import MOVEMENT
 from .graph import Editor, value_of
@@ -22,7 +22,7 @@ def to_half(model: ir.Model) -> None:
     editor = Editor(model)
     halved: dict[tuple[str, ir.DataType], ir.Value] = {}
     for node in list(model.graph):
-        if node.op_type in (MARKER, OPERAND_MARKER):
+        if node.op_type in MARKERS:
             node.outputs[0].type = ir.TensorType(F16)  # not .dtype: copies of a graph share type objects
             continue
         if node.outputs[0].dtype not in FLOATS:  # shapes and indices

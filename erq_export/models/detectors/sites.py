@@ -1,15 +1,20 @@
-"""Which Linear layers of a prepared body are quantized, and what a grid of their input can be folded into."""
+"""Which layers of a detector's parts are quantized, and what a grid of their input can be folded into.
+
+All of them: every Linear and every convolution. What computes in floating point is LayerNorm, softmax and the transposed
+convolution that doubles a mask's sides.
+"""
 
 from typing import Any, cast
 
 from torch import nn
 
+from erq_export.contract.kernel import Kernel
 from erq_export.contract.sites import Site
 from erq_export.models.detectors.body import Body
 
 
 def linear_sites(body: Body) -> tuple[Site, ...]:
-    """By path within the body, in the order in which data reaches them. The pyramid and the heads are convolutions."""
+    """Those of Swin by path within a prepared body, in the order in which data reaches them."""
     sites = [Site(path="patch_embed.proj", role="patch")]
     for i, layer in enumerate(cast(list[Any], body.layers)):
         merging = f"layers.{i}.downsample"
@@ -22,4 +27,20 @@ def linear_sites(body: Body) -> tuple[Site, ...]:
                 Site(path=f"{path}.mlp.fc1", role="fc1", norm=f"{path}.norm2"),
                 Site(path=f"{path}.mlp.fc2", role="fc2"),
             )
+    return tuple(sites)
+
+
+def body_sites(body: Body) -> tuple[Site, ...]:
+    """Swin's, then the pyramid's and the proposal head's, of which the latter sees every level of the pyramid."""
+    return (*linear_sites(body), *module_sites(body.fpn, "fpn."), *module_sites(body.rpn, "rpn."))
+
+
+def module_sites(part: nn.Module, prefix: str = "") -> tuple[Site, ...]:
+    """Every convolution and Linear of a box or mask head, or of a piece of the body, in the order in which they stand."""
+    sites: list[Site] = []
+    for path, module in part.named_modules():
+        if isinstance(module, nn.Conv2d):
+            sites.append(Site(path=prefix + path, role="conv", kernel=Kernel.of(module)))
+        elif isinstance(module, nn.Linear):
+            sites.append(Site(path=prefix + path, role="fc"))
     return tuple(sites)
