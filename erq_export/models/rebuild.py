@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.errors import DataError
 from erq_export.contract.part import install
+from erq_export.contract.quantized import QuantizedConv
 from erq_export.contract.registry import resolve
 from erq_export.contract.sites import AttentionShape, submodule
 from erq_export.models import FAMILIES
@@ -47,6 +48,8 @@ def _check_fit(model: nn.Module, bundle: Bundle) -> None:
     for path, part in bundle.layers.items():
         weight: Tensor = submodule(model, path, nn.Linear).weight  # type: ignore[assignment]
         wanted = tuple(weight.shape)  # (n, k)
+        if isinstance(part, QuantizedConv):
+            raise _unfit(f"{path} is a convolution in one of them alone")
         if tuple(part.weight_q.shape) != wanted:
             raise _unfit(f"{path} has a weight of {tuple(part.weight_q.shape)}, the architecture one of {wanted}")
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -14,6 +14,8 @@ from torch import nn
 
 from erq_export.contract.bundle import DESCRIPTION, TENSORS, Bundle, BundleDescription, fingerprint
 from erq_export.contract.errors import DataError
+from erq_export.contract.kernel import Kernel
+from erq_export.contract.quantized import QuantizedConv, QuantizedLayer
 from erq_export.models.loading import Loaded
 from erq_export.models.rebuild import reference_model
 
@@ -183,6 +185,25 @@ def test_a_missing_layer_is_refused(bundle: Bundle) -> None:
     layers = {k: v for k, v in bundle.layers.items() if k != "head"}
     with pytest.raises(DataError, match="do not fit"):
         reference_model(dataclasses.replace(bundle, layers=layers))
+
+
+def with_a_convolution(bundle: Bundle) -> Bundle:
+    head = bundle.layers["head"]
+    assert isinstance(head, QuantizedLayer)
+    point = Kernel(channels=head.weight_q.shape[1], window=(1, 1))
+    return dataclasses.replace(bundle, layers={**bundle.layers, "head": QuantizedConv(**vars(head), kernel=point)})
+
+
+def test_a_convolution_comes_back_to_the_byte(bundle: Bundle, tmp_path: Path) -> None:
+    files = saved(with_a_convolution(bundle), tmp_path / "first")
+    again = Bundle.load(tmp_path / "first")
+    assert isinstance(again.layers["head"], QuantizedConv)
+    assert saved(again, tmp_path / "again") == files
+
+
+def test_a_convolution_in_the_place_of_a_linear_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(DataError, match="head is a convolution"):
+        reference_model(with_a_convolution(bundle))
 
 
 def test_the_reference_holds_no_float_weight_of_a_quantized_layer(bundle: Bundle) -> None:
