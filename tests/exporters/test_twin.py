@@ -5,6 +5,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 import torch
+from full_size import HALF_EPSILON
 from tiny_swin import tiny_swin
 from tiny_vit import random_images, tiny_vit
 
@@ -17,8 +18,6 @@ from erq_export.exporters.onnx.write import save
 from erq_export.exporters.tensorrt.build import build
 from erq_export.models.loading import Loaded
 from erq_export.validate.runners import OnnxRuntimeRunner, TorchRunner
-
-HALF_EPSILON = 2.0**-11  # the largest relative error of one rounding to float16
 
 
 @pytest.fixture(scope="module", params=[tiny_vit, tiny_swin], ids=["vit", "swin"])
