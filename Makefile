@@ -13,8 +13,9 @@ OUT ?= build/demo
 demo: .venv/installed
 	$(BIN)/erq-export demo --bits w4a4 --to onnx --to tensorrt-rtx --out $(OUT) --overwrite
 
+# What a worker leaves that dies is run by another: tests/support/lost_workers.py.
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 4
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
