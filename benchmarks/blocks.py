@@ -13,11 +13,10 @@ from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.calibrate.problems import layer_problems
 from erq_export.calibrate.published.mipq import Answer, Bits, Program, block_program, exact, row_sums, solve
 from erq_export.calibrate.published.solver import find_solver
-from erq_export.calibrate.solve.aqer import weight_shift
 from erq_export.calibrate.solve.erq import ridges
-from erq_export.calibrate.solve.ridge import Ridge
 from erq_export.calibrate.solve.rounding import enumerated, flip, nearest, paper
 from erq_export.calibrate.solve.weight_grid import weight_grid
+from erq_export.calibrate.solve.wide_ridge import ridge_of, shift_of
 from erq_export.contract.formats.affine import Grid
 from erq_export.flow.begin import begin
 from erq_export.flow.job import resolve
@@ -55,9 +54,9 @@ def layers(seed: int) -> list[Layer]:
     found, work = [], begin(SPEC, SILENT, Store.none())
     pixels = work.calibration_images(seed).pixels
     for site, problem in layer_problems(work.model, pixels, SPEC.quantization):
-        G, k = problem.moments.G, problem.weight.shape[1]
-        shift = weight_shift(problem.augmented, problem.moments.D, Ridge(G, ridges(site.role, PAPER_RIDGE, OPTIONS)[0]))
-        W = (problem.augmented + shift)[:, :k]
+        moments, G, k = problem.moments, problem.moments.G, problem.weight.shape[1]
+        ridge = ridge_of(moments, G, ridges(site.role, PAPER_RIDGE, OPTIONS)[0])
+        W = (problem.augmented + shift_of(problem.augmented, moments, ridge))[:, :k]
         grid = weight_grid(W, bits=problem.w_bits, rules=problem.rules)
         found.append(Layer(site.path, W, grid, M=G[:k, :k] / problem.moments.n_rows))
     return found

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
-from torch.optim.swa_utils import AveragedModel
+from training import Training
 
 from erq_export.contract.errors import SpecError
 from erq_export.contract.spec import ModelSpec
@@ -22,7 +22,7 @@ from erq_export.validate.metrics.decisions import decide
 from erq_export.validate.runners import TorchRunner
 
 BATCH = 50  # divides the 1200 training images: 24 steps an epoch
-PEAK_LR, WEIGHT_DECAY, WARMUP_EPOCHS, LABEL_SMOOTHING = 1e-3, 0.05, 5, 0.1
+WARMUP_EPOCHS, LABEL_SMOOTHING = 5, 0.1
 EMA_DECAY = 0.995  # a mean over about the last 200 steps, 8 epochs
 ROTATION, SHEAR, ZOOM = math.radians(12), 0.15, 0.15
 SHIFT = 0.15  # of half the image's width: 2.4 of 32 pixels
@@ -66,36 +66,18 @@ def create(seed: int) -> nn.Module:
 def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, seed: int) -> nn.Module:
     """Train for a fixed number of epochs, seeing no other data; return the running mean of the weights."""
     generator = torch.Generator().manual_seed(seed)
-    matrices = [p for p in model.parameters() if p.ndim > 1]  # and the two embeddings
-    vectors = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms do not decay
-    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR)
     steps_per_epoch = len(images) // BATCH
     warmup, total = WARMUP_EPOCHS * steps_per_epoch, epochs * steps_per_epoch
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / (total - warmup))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    averaged = AveragedModel(model, avg_fn=lambda mean, new, _: mean.lerp(new, 1 - EMA_DECAY))
-    model.train()
+    training = Training(model, warmup=warmup, total=total, ema_decay=EMA_DECAY)
     for epoch in range(epochs):
         start, losses = time.perf_counter(), []
         for rows in torch.randperm(len(images), generator=generator).chunk(steps_per_epoch):
             logits = model(distort(images[rows], generator))  # (BATCH, 10)
             loss = cross_entropy(logits, labels[rows], label_smoothing=LABEL_SMOOTHING)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            averaged.update_parameters(model)
-            losses.append(loss.item())
+            losses.append(training.step(loss))
         seconds = time.perf_counter() - start
         print(f"epoch {epoch + 1:3d} of {epochs}  loss {sum(losses) / len(losses):.4f}  {seconds:.1f} s", flush=True)
-    return averaged.module
+    return training.averaged.module
 
 
 def main() -> None:

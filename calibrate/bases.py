@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erq_export.contract.sites import Site, Stream
+from erq_export.contract.state import State
 from erq_export.models.family import run
 from erq_export.models.loading import Loaded
 
@@ -80,8 +81,8 @@ class Reader:
 
 
 @torch.no_grad()
-def better_bases(loaded: Loaded, pixels: Tensor, setting: Setting) -> tuple[str, ...]:
-    """Names of the streams and values to rotate; `pixels` (B, 3, H, W), one chunk of the calibration images.
+def better_bases(loaded: Loaded, images: State, setting: Setting) -> tuple[str, ...]:
+    """Names of the streams and values to rotate; `images`: one chunk of those to calibrate on.
 
     A stream has many readers, so the base of the bits decides: a layer with bits of its own is solved in the basis of the
     others, and settings of one base have layers that can stand beside each other.
@@ -100,7 +101,7 @@ def better_bases(loaded: Loaded, pixels: Tensor, setting: Setting) -> tuple[str,
             readers[name] = _of_stream(loaded.model, stream, sites, watch)
         for name, own in values.items():
             readers[name] = [_of_values(loaded.model, own, sites, watch)]
-        run(loaded.stages, pixels)
+        run(loaded.stages, images)
     gains = {name: math.exp(fmean(reader.log_ratio(setting) for reader in own)) for name, own in readers.items()}
     return tuple(name for name, gain in gains.items() if gain < GAIN)
 

@@ -54,7 +54,7 @@ def budget(loaded: Loaded, n_images: int, options: Options) -> Budget:
     hidden: list[Tensor] = [torch.zeros(1, *loaded.identity.preprocess.input_size)]
     largest_hidden, largest_moments, largest_solver = 0, 0, 0
     for stage in loaded.stages:
-        after = walk(loaded.model, stage, hidden, unseen)
+        after = cast(list[Tensor], walk(loaded.model, stage, hidden, unseen))  # a classifier's
         largest_hidden = max(largest_hidden, hidden[0].numel() + after[0].numel())
         linears = [cast(nn.Linear, submodule(loaded.model, site.path, nn.Linear)) for site in stage.sites]
         largest_moments = max(largest_moments, sum(6 * (m.in_features + 1) ** 2 for m in linears))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.kernel import pixels
 from erq_export.contract.sites import Site, Stage
+from erq_export.contract.state import State
 
 Visitor = Callable[[str, Tensor], None]
 OperandVisitor = Callable[[str, Tensor, Tensor | None], None]
@@ -45,12 +46,12 @@ def _hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
 def walk(
     model: nn.Module,
     stage: Stage,
-    hidden: Sequence[Tensor],
+    hidden: Sequence[State],
     visit: Visitor,
     *,
     on_grid: Mapping[str, Grid] | None = None,
     rows: Rows = matrix_rows,
-) -> list[Tensor]:
+) -> list[State]:
     """Run `stage` on each chunk of hidden state; `visit(path, x)` sees every site's input x (rows, k).
 
     Of a convolution it sees a few rows at a time, or, with `rows=values`, its input itself, channels last (rows, c). A site
@@ -78,7 +79,7 @@ def unseen(_path: str, _x: Tensor) -> None:
 
 
 @torch.no_grad()
-def walk_operands(model: nn.Module, stage: Stage, hidden: Sequence[Tensor], visit: OperandVisitor) -> None:
+def walk_operands(model: nn.Module, stage: Stage, hidden: Sequence[State], visit: OperandVisitor) -> None:
     """Run `stage` likewise; `visit(path, x, beside)` sees attention's operands as they are, and beside the softmax v."""
 
     def hook(path: str) -> Hook:

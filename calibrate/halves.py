@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from erq_export.contract.sites import Stage
+from erq_export.contract.state import State
 
 from .methods.options import Options
 from .moments import Moments
@@ -39,9 +40,9 @@ class Heavy:
         return leading
 
 
-def heavy_tokens(stage: Stage, h: Tensor, options: Options) -> Heavy | None:
+def heavy_tokens(stage: Stage, h: State, options: Options) -> Heavy | None:
     """The leading tokens of a stage's hidden state h (images, tokens, D), where the options give them more weight."""
-    if not stage.leading:
+    if not stage.leading or not isinstance(h, Tensor):
         return None
     times = options.weight_of_leading(h.shape[1])
     return Heavy(n=stage.leading, tokens=h.shape[1], times=times) if times != 1 else None

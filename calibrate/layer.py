@@ -11,9 +11,10 @@ from .linears import bias_of, layer_of, matrix_of
 from .setting import Setting
 from .solve.crossed import crossed_error, of_few_rows
 from .solve.problem import Problem, Solution
+from .wide import WideHalves
 
 
-def layer_problem(model: nn.Module, moments: HalvedMoments, site: Site, setting: Setting) -> Problem:
+def layer_problem(model: nn.Module, moments: HalvedMoments | WideHalves, site: Site, setting: Setting) -> Problem:
     """A layer without a bias gets one of zeros: every deployed layer adds a bias, and Aqer makes use of it."""
     layer = layer_of(model, site)
     return Problem(

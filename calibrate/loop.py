@@ -11,16 +11,17 @@ from dataclasses import replace
 from importlib.metadata import version
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from erq_export import __version__
 from erq_export.contract.bundle import Bundle, Layer, Operand
-from erq_export.contract.errors import DataError
+from erq_export.contract.errors import DataError, SpecError
 from erq_export.contract.progress import Progress
 from erq_export.contract.rows import LayerStatistics
 from erq_export.contract.sites import Stage
 from erq_export.contract.spec import Quantization
-from erq_export.data.calibration_set import CalibrationSet
+from erq_export.contract.state import State, moved, tensors
+from erq_export.data.calibration_set import CalibrationData
 from erq_export.models.loading import Loaded
 
 from .bases import better_bases
@@ -42,7 +43,7 @@ CHUNK = 8
 
 def calibrate(
     loaded: Loaded,
-    data: CalibrationSet,
+    data: CalibrationData,
     asked: Quantization,
     *,
     device: torch.device,
@@ -66,9 +67,10 @@ def calibrate(
     phases = Phases() if phases is None else phases
     known = KnownRanges() if known is None else known
     setting = Setting.of(asked)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    model, chunks = loaded.model.to(device), [chunk.to(device) for chunk in data.pixels.split(chunk_size)]
-    bases = better_bases(loaded, data.pixels[:CHUNK].to(device), setting)
+    refuse_other_boxes(loaded.stages, setting)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    model, chunks = loaded.model.to(device), [moved(chunk, device) for chunk in data.chunks(chunk_size)]
+    bases = better_bases(loaded, moved(data.chunks(CHUNK)[0], device), setting)
     rotate(loaded, bases)
     known.begin(bases)
     stages = loaded.stages
@@ -141,9 +143,21 @@ def calibrate_stage(
     return StagePart(layers=solved, operands=operands, statistics=statistics, norms=norms_of(model, stage)), states
 
 
-def refuse_non_finite(stage: Stage, exact: Sequence[Tensor]) -> None:
+def refuse_other_boxes(stages: Sequence[Stage], setting: Setting) -> None:
+    """SpecError for states behind quantizers where they would hold other rows than the float ones: a detector's other boxes."""
+    options = setting.options
+    asked = [("inputs", options.deployed_inputs), ("input_ranges", options.input_ranges == "quantized")]
+    varied = [stage.name for stage in stages if stage.varied]
+    for name in (name for name, quantized in asked if varied and quantized):
+        raise SpecError(
+            f"-O {name}=quantized: {varied[0]} sees other boxes in a quantized detector than in the float one",
+            fix=f"-O {name}=float",
+        )
+
+
+def refuse_non_finite(stage: Stage, exact: Sequence[State]) -> None:
     """DataError for a float model that overflows: sums of its activations would hold NaN, and no grid fits infinity."""
-    if not all(bool(torch.isfinite(h).all()) for h in exact):
+    if not all(bool(torch.isfinite(t).all()) for h in exact for t in tensors(h)):
         raise DataError(
             f"the float model itself gives NaN or infinity on the calibration images, first in stage {stage.name}",
             fix="check the checkpoint and --preprocess mean and std: does the model work in float32?",

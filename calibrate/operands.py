@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from erq_export.contract.formats.affine import Grid, asymmetric_grid, snap_to_half, symmetric_grid
 from erq_export.contract.sites import OperandSite, Stage
+from erq_export.contract.state import State
 from erq_export.contract.targets import GridRules
 
 from .capture import walk_operands
@@ -44,7 +45,7 @@ def softmax_search(largest: Tensor, *, bits: int, rules: GridRules) -> Search[Gr
     return Search(candidates=grids, error=of_product)
 
 
-def operand_grids(model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting) -> dict[str, Grid]:
+def operand_grids(model: nn.Module, stage: Stage, hidden: Sequence[State], setting: Setting) -> dict[str, Grid]:
     """A grid for every operand of the stage, by path; none where the stage has no attention.
 
     Two passes over the float stage, like those of the layers' inputs: ranges, then the error of each candidate.
@@ -71,7 +72,7 @@ def operand_grids(model: nn.Module, stage: Stage, hidden: Sequence[Tensor], sett
 def _ranges(
     model: nn.Module,
     stage: Stage,
-    hidden: Sequence[Tensor],
+    hidden: Sequence[State],
     sites: dict[str, OperandSite],
     percentiles: Sequence[float],
 ) -> tuple[dict[str, Tails], dict[str, Tensor]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from erq_export.contract.errors import DataError
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.sites import Site, Stage
+from erq_export.contract.state import State, n_images
 
 from .capture import Visitor, values, walk
 from .folding import reparameterized
@@ -26,7 +27,7 @@ from .setting import Setting
 
 
 def input_grids(
-    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting, known: KnownRanges
+    model: nn.Module, stage: Stage, hidden: Sequence[State], setting: Setting, known: KnownRanges
 ) -> dict[str, Grid]:
     """The per-tensor grid of every quantized input; sites that fold are reparameterised in place on the way.
 
@@ -49,7 +50,7 @@ def search_or_know(
     model: nn.Module,
     stage: Stage,
     sites: Sequence[Site],
-    hidden: Sequence[Tensor],
+    hidden: Sequence[State],
     setting: Setting,
     before: Mapping[str, Grid],
     known: KnownRanges,
@@ -74,7 +75,7 @@ def searched(
     model: nn.Module,
     stage: Stage,
     sites: Sequence[Site],
-    hidden: Sequence[Tensor],
+    hidden: Sequence[State],
     setting: Setting,
     *,
     before: Mapping[str, Grid],
@@ -89,7 +90,7 @@ def searched(
     tails: dict[str, Tails] = {}
     see = partial(walk, model, stage, hidden, on_grid=before, rows=values)  # every pass alike
     n_rows = counted(see) if stage.varied else {}
-    times = sum(len(h) for h in hidden) / len(hidden[0])
+    times = sum(map(n_images, hidden)) / n_images(hidden[0])
 
     def see_tails(path: str, x: Tensor) -> None:
         if path not in wanted:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from erq_export.contract.bundle import Layer, Operand
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.quantized import QuantizedConv, QuantizedLayer, QuantizedOperand
 from erq_export.contract.sites import Site, Stage
+from erq_export.contract.state import State
 
 from .operands import operand_grids
 from .published.scheme import simulated_layer, simulated_operands
@@ -25,7 +26,7 @@ class Scheme:
     """layer: a solved layer and the stage's input grids → what is stored.  operands: those of a stage, on its hidden states."""
 
     layer: Callable[[Solution, Site, Mapping[str, Grid], Setting], Layer]
-    operands: Callable[[nn.Module, Stage, Sequence[Tensor], Setting], Mapping[str, Operand]]
+    operands: Callable[[nn.Module, Stage, Sequence[State], Setting], Mapping[str, Operand]]
 
 
 def scheme_of(setting: Setting) -> Scheme:
@@ -50,7 +51,7 @@ def deployed_layer(solution: Solution, site: Site, grids: Mapping[str, Grid], se
 
 
 def deployed_operands(
-    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting
+    model: nn.Module, stage: Stage, hidden: Sequence[State], setting: Setting
 ) -> dict[str, QuantizedOperand]:
     """The operands of the stage, by path; none where attention stays float."""
     if setting.attention == "fp16":

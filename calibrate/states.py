@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.part import Part, install
 from erq_export.contract.sites import Site, Stage
+from erq_export.contract.state import State, n_images, named, unnamed
 
 from .capture import unseen, walk
 from .halves import HalvedMoments, first_half, heavy_tokens
 from .methods.options import Options
+from .wide import WideHalves
 
-Chunks = Sequence[Tensor]
+Chunks = Sequence[State]
 Installed = Mapping[str, Part]
 
 
@@ -47,14 +49,16 @@ class States:
     def tensors(self) -> dict[str, Tensor]:
         """Every chunk by a name of its own, so that they can be kept in a file."""
         kinds = {"exact": self.exact, "ranged": self.ranged, "deployed": self.deployed}
-        return {f"{kind}.{j:06d}": t for kind, chunks in kinds.items() for j, t in enumerate(chunks or ())}
+        every = (named(f"{kind}.{j:06d}", h) for kind, chunks in kinds.items() for j, h in enumerate(chunks or ()))
+        return {name: t for one in every for name, t in one.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "States":
         """Inverse of `tensors`."""
 
         def chunks(kind: str) -> Chunks | None:
-            return [tensors[name] for name in sorted(tensors) if name.startswith(f"{kind}.")] or None
+            own = sorted({name.partition("/")[0] for name in tensors if name.startswith(f"{kind}.")})
+            return [unnamed(name, tensors) for name in own] or None
 
         return cls(exact=chunks("exact") or [], ranged=chunks("ranged"), deployed=chunks("deployed"))
 
@@ -96,18 +100,20 @@ def installed(model: nn.Module, layers: Installed) -> Iterator[None]:
 
 def stage_moments(
     model: nn.Module, stage: Stage, hidden: Chunks, grids: Mapping[str, Grid], options: Options
-) -> tuple[dict[str, HalvedMoments], list[Tensor]]:
+) -> tuple[dict[str, HalvedMoments | WideHalves], list[State]]:
     """The moments of every site in one pass, x̂ = Q(x), and the stage's full-precision output: the next hidden state."""
-    moments: dict[str, HalvedMoments] = {}
+    moments: dict[str, HalvedMoments | WideHalves] = {}
+    wide = {site.path for site in stage.sites if site.role == "fc"}
     in_pieces = stage.varied or any(site.kernel is not None for site in stage.sites)
 
-    def run(h: Tensor, first: float) -> Tensor:
+    def run(h: State, first: float) -> State:
         if in_pieces and first not in (0, 1):
             raise ValueError("a stage whose sites are seen in pieces takes its images one by one")
 
         def add(path: str, x: Tensor) -> None:
             if path not in moments:
-                moments[path] = HalvedMoments.zero(x.shape[1], device=x.device)
+                k = x.shape[1]
+                moments[path] = WideHalves(k) if path in wide else HalvedMoments.zero(k, device=x.device)
             x_hat = grids[path].fake_quantize(x) if path in grids else x
             moments[path].add(x, x_hat, first, heavy_tokens(stage, h, options))
 
@@ -119,7 +125,7 @@ def stage_moments(
 
 def shares(chunks: Chunks) -> list[float]:
     """The share of each chunk's images that belongs to the first half."""
-    sizes = [len(h) for h in chunks]
+    sizes = [n_images(h) for h in chunks]
     return [first / n for first, n in zip(first_half(sizes), sizes, strict=True)]
 
 
@@ -151,7 +157,7 @@ def deployed_moments(
     return moments
 
 
-def site_input(model: nn.Module, stage: Stage, site: Site, h: Tensor) -> Tensor:
+def site_input(model: nn.Module, stage: Stage, site: Site, h: State) -> Tensor:
     """What the site is given when the stage runs on one chunk h: (rows, k)."""
     inputs: dict[str, Tensor] = {}
     walk(model, stage, [h], inputs.__setitem__)

@@ -1,42 +1,21 @@
-"""Contests: what runs on one device measured in turns, batch by batch, every line beside the first, its twin.
+"""Contests: what runs on one device measured in turns, batch by batch, every line beside the first, its twin."""
 
-Letters:  y logits of a runner, y₀ of the first runner of the same subject
-"""
-
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from erq_export.contract.bench import BenchSpec, Inputs, Line
-from erq_export.contract.errors import DataError, ErqError, MachineError, SpeedError
+from erq_export.contract.errors import MachineError, SpeedError
 from erq_export.contract.progress import Progress
 
 from .bootstrap import speedup
-from .contestants import KINDS, Kind, Subject, takers
+from .contestants import KINDS, Entrant, Kind, Subject, takers
 from .latency import timing
-from .rounds import Clock, measured
-from .runners import Runner
-
-INPUTS: tuple[Inputs, ...] = ("resident", "host")
-SEED = 0  # of the pixels: noise serves, speed does not depend on the values
-MIB = 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entrant:
-    """A subject and the kind of runner that runs it."""
-
-    subject: Subject
-    kind: str
-    how: Kind
-
-    @property
-    def name(self) -> str:
-        return f"{self.subject.name} in {self.kind}"
+from .rounds import Clock
+from .sittings import INPUTS, Sitting, sit
 
 
 @dataclass(kw_only=True)
@@ -78,60 +57,61 @@ def contest(
     input_size: tuple[int, int, int],
     *,
     threads: int,
-    clock: Clock | None = None,
+    clock: Clock = time.perf_counter_ns,
     progress: Progress = lambda *_: None,
-) -> Iterator[Line]:
+) -> list[Line]:
     """The lines of one device with so many threads (0: a GPU's): for every batch, resident inputs, then from the host.
 
     The first entrant is the twin of the others. DataError where a foreign graph does not take the images.
     """
-    made = [_made(entrant, threads) for entrant in entrants]
-    runners = [runner for runner, _ in made]
-    for batch in asked.batch:
-        pixels = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(SEED))
-        errors = logits_errors(entrants, [_logits(e, r, pixels) for e, r in zip(entrants, runners, strict=True)])
-        for inputs in INPUTS:
-            what = f"batch {batch}, {threads or 'no'} threads, {inputs} inputs"
-            words = {} if clock is None else {"clock": clock}
-            found = measured(
-                runners,
-                pixels,
-                inputs=inputs,
-                samples=asked.samples,
-                seconds=asked.seconds,
+    sat: list[Sitting] = []
+    for number in range(asked.sittings):
+        before = sat[-1] if sat else None
+        sat.append(
+            sit(
+                entrants,
+                asked,
+                input_size,
+                number=number,
+                threads=threads,
+                clock=clock,
                 progress=progress,
-                what=what,
-                **words,
+                before=before,
             )
-            for i, entrant in enumerate(entrants):
-                yield Line(
-                    subject=entrant.subject.name,
-                    runner=entrant.kind,
-                    role=entrant.subject.role,
-                    device=entrant.how.device,
-                    batch=batch,
-                    threads=threads,
-                    inputs=inputs,
-                    samples=len(found.t),
-                    warm_up=found.warm_up,
-                    settled=found.settled[i],
-                    **_percentiles(found.t[:, i], batch),
-                    bytes=entrant.subject.bytes,
-                    device_mib=made[i][1],
-                    products=getattr(runners[i], "products", {}),
-                    logits_error=errors[i],
-                    speedup=speedup(found.t[:, 0], found.t[:, i], than=entrants[0].name) if i else None,
-                )
+        )
+    return [
+        line
+        for batch in asked.batch
+        for inputs in INPUTS
+        for line in _lines(entrants, sat, batch=batch, inputs=inputs, threads=threads)
+    ]
 
 
-def logits_errors(entrants: Sequence[Entrant], logits: Sequence[Tensor]) -> list[float | None]:
-    """‖y − y₀‖/‖y₀‖ of every entrant but the first of its subject, for which it is None."""
-    first: dict[str, Tensor] = {}
-    found: list[float | None] = []
-    for entrant, y in zip(entrants, logits, strict=True):
-        y0 = first.setdefault(entrant.subject.name, y)
-        found.append(None if y0 is y else float((y - y0).norm() / y0.norm()))
-    return found
+def _lines(
+    entrants: Sequence[Entrant], sat: Sequence[Sitting], *, batch: int, inputs: Inputs, threads: int
+) -> Iterator[Line]:
+    """One line an entrant: percentiles of all its times, its ratio sitting by sitting."""
+    times = [sitting.times[batch, inputs] for sitting in sat]
+    for i, entrant in enumerate(entrants):
+        own, twin = [one.t[:, i] for one in times], [one.t[:, 0] for one in times]
+        yield Line(
+            subject=entrant.subject.name,
+            runner=entrant.kind,
+            role=entrant.subject.role,
+            device=entrant.how.device,
+            batch=batch,
+            threads=threads,
+            inputs=inputs,
+            samples=sum(map(len, own)),
+            warm_up=sum(one.warm_up for one in times),
+            settled=times[-1].settled[i],
+            **_percentiles(np.concatenate(own), batch),
+            bytes=entrant.subject.bytes,
+            device_mib=sat[0].device_mib[i],
+            products=sat[0].products[i],
+            logits_error=sat[0].errors[batch][i],
+            speedup=speedup(twin, own, than=entrants[0].name) if i else None,
+        )
 
 
 def gate(lines: Sequence[Line], factor: float) -> list[str]:
@@ -158,34 +138,6 @@ def raise_gate(problems: Sequence[str]) -> None:
         raise SpeedError(
             "; ".join(problems), fix="the notes of the benchmark say what to try; or a smaller --require-speedup"
         )
-
-
-def _made(entrant: Entrant, threads: int) -> tuple[Runner, float | None]:
-    """The runner, and what it took of the GPU's memory in MiB."""
-    if entrant.how.device == "cpu":
-        return entrant.how.make(entrant.subject, threads, entrant.name), None
-    free = torch.cuda.mem_get_info()[0]
-    runner = entrant.how.make(entrant.subject, threads, entrant.name)
-    return runner, max(0, free - torch.cuda.mem_get_info()[0]) / MIB
-
-
-def _logits(entrant: Entrant, runner: Runner, pixels: Tensor) -> Tensor:
-    """The first run; DataError that names the foreign file where it does not take the images."""
-    try:
-        y = runner.logits(pixels)
-    except ErqError as e:
-        if entrant.subject.role != "foreign":
-            raise
-        shape = " × ".join(map(str, pixels.shape))
-        raise DataError(
-            f"--against {entrant.subject.name} does not take images of shape {shape}: {e.problem}",
-            fix="a graph of the same input; one of a fixed batch with --batch of that size",
-        ) from e
-    if len(y) != len(pixels):
-        raise DataError(
-            f"{entrant.subject.name} gives {len(y)} rows for {len(pixels)} images", fix="a graph that gives one each"
-        )
-    return y
 
 
 def _percentiles(t: NDArray[np.float64], batch: int) -> dict[str, float]:

@@ -70,6 +70,19 @@ class Kind:
     fits: Callable[[Subject], None] = lambda _: None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Entrant:
+    """A subject and the kind of runner that runs it."""
+
+    subject: Subject
+    kind: str
+    how: Kind
+
+    @property
+    def name(self) -> str:
+        return f"{self.subject.name} in {self.kind}"
+
+
 def _nothing() -> None:
     """Every machine has it."""
 

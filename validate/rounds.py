@@ -18,7 +18,7 @@ from erq_export.contract.progress import Progress
 
 from .runners import Runner
 
-LEAST_ROUNDS = 10  # whatever they take
+LEAST_ROUNDS = 2  # an order and its reverse, whatever they take
 WINDOW = 5  # runs in a median of the warm-up
 AGREEING = 10  # such medians in succession
 WITHIN = 0.05  # of their least
@@ -30,7 +30,7 @@ Timer = Callable[[Call], float]  # seconds that the call takes
 
 @dataclass(frozen=True, kw_only=True)
 class Times:
-    """t (rounds, runners);  warm_up rounds before them;  settled: of every runner, whether its times had come to agree."""
+    """t (rounds, runners);  warm_up rounds before them;  settled: of every runner, whether its last times agree."""
 
     t: NDArray[np.float64]
     warm_up: int
@@ -62,14 +62,18 @@ def measured(
     inputs: Inputs,
     samples: int,
     seconds: float,
+    least: int = LEAST_ROUNDS,
+    turn: int = 0,
+    settling: Sequence[Settling] | None = None,
     clock: Clock = time.perf_counter_ns,
     progress: Progress = lambda *_: None,
     what: str = "bench",
 ) -> Times:
     """Every runner's times on `pixels` (B, 3, H, W).
 
-    `samples` rounds, or as many as begin while the runners have had `seconds` each on average, at least LEAST_ROUNDS.
-    Before that, rounds that do not count until all runners' times agree, for at most half as long.
+    `samples` rounds, or as many as begin while the runners have had `seconds` each on average, at least `least`.
+    Before that, rounds that do not count: LEAST_ROUNDS, and more until all runners' times agree, for at most half as long.
+    turn: which of the rounds' orders comes first.  settling: of every runner, what earlier calls have seen of its times.
     """
     timers = [timer(runner, inputs, clock) for runner in runners]
     calls = [call(runner, pixels, inputs) for runner in runners]
@@ -77,24 +81,29 @@ def measured(
 
     def one_round(i: int) -> list[float]:
         row = [0.0] * n
-        for r in order(i, n):
+        for r in order(turn + i, n):
             row[r] = timers[r](calls[r])
         return row
 
-    settling, begin, warm_up = [Settling() for _ in runners], clock(), 0
+    settling, begin, warm_up = settling or [Settling() for _ in runners], clock(), 0
+    enough = max(samples, WINDOW + AGREEING)
     limit = 1e9 * seconds * n
-    while not all(s.settled for s in settling) and warm_up < samples and clock() - begin < limit / 2:
+    while warm_up < LEAST_ROUNDS or (
+        not all(s.settled for s in settling) and warm_up < enough and clock() - begin < limit / 2
+    ):
         if warm_up % TELL_EVERY == 0:
-            progress(f"{what}: warm-up", warm_up, samples)
+            progress(f"{what}: warm-up", warm_up, enough)
         for s, taken in zip(settling, one_round(warm_up), strict=True):
             s.add(taken)
         warm_up += 1
     rows: list[list[float]] = []
     begin = clock()
-    while len(rows) < samples and (len(rows) < LEAST_ROUNDS or clock() - begin < limit):
+    while len(rows) < samples and (len(rows) < least or clock() - begin < limit):
         if len(rows) % TELL_EVERY == 0:
             progress(what, len(rows), samples)
         rows.append(one_round(len(rows)))
+        for s, taken in zip(settling, rows[-1], strict=True):
+            s.add(taken)
     return Times(t=np.array(rows), warm_up=warm_up, settled=tuple(s.settled for s in settling))
 
 

@@ -83,6 +83,7 @@ def compiled(model: nn.Module, device: torch.device, *, name: str, threads: int 
     if device.type == "cpu" and not any(map(shutil.which, (environ.get("CXX", "g++"), "clang++"))):
         raise MachineError("torch.compile needs a C++ compiler", fix="install g++, or leave --with torch-compile out")
     runner = TorchRunner(model, device, name=name, threads=threads)
+    torch.compiler.reset()  # it compiles one piece of code a few times only, whatever for, and then runs it eagerly
     runner.model = torch.compile(runner.model, dynamic=False)  # type: ignore[assignment]
     return runner
 

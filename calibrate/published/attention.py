@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.formats.logarithmic import LogGrid, log_grid
 from erq_export.contract.sites import Stage
+from erq_export.contract.state import State
 
 from ..capture import walk_operands
 from ..observers import Tails, groups, pieces, range_search
@@ -31,7 +32,7 @@ def log_search(tails: Tails, *, bits: int) -> Search[LogGrid]:
 
 
 def published_grids(
-    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting
+    model: nn.Module, stage: Stage, hidden: Sequence[State], setting: Setting
 ) -> dict[str, Grid | LogGrid]:
     """The grids of all four operands of the stage at the activations' bits, by path (docs/method.md, "What is quantized").
 

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from erq_export.contract.errors import SpecError
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.simulated import Outliers, SimulatedLayer, SimulatedOperand
 from erq_export.contract.sites import Site, Stage
+from erq_export.contract.state import State
 
 from ..operands import operand_grids
 from ..setting import Setting
@@ -18,6 +20,11 @@ from .dual import DualSolution
 
 def simulated_layer(solution: Solution, site: Site, grids: Mapping[str, Grid], setting: Setting) -> SimulatedLayer:
     """int32 integers, for ranges need not hold 0; a float input where the site has no grid; outlier columns apart."""
+    if site.kernel is not None:
+        raise SpecError(
+            f"{site.path} is a convolution, which the target reference alone does not have",
+            fix="a target that is deployed, such as --to onnx",
+        )
     usual, outliers = 0, None
     if isinstance(solution, DualSolution):
         inside = torch.isin(torch.arange(solution.q.shape[1], device=solution.q.device), solution.outliers)
@@ -40,7 +47,7 @@ def simulated_layer(solution: Solution, site: Site, grids: Mapping[str, Grid], s
 
 
 def simulated_operands(
-    model: nn.Module, stage: Stage, hidden: Sequence[Tensor], setting: Setting
+    model: nn.Module, stage: Stage, hidden: Sequence[State], setting: Setting
 ) -> dict[str, SimulatedOperand]:
     """The operands of the stage, by path: as published at the activations' bits, or as deployed on ranges of any kind."""
     if setting.attention == "fp16":

@@ -9,9 +9,11 @@ from dataclasses import replace
 import torch
 
 from ..moments import Moments
+from ..wide import WideMoments
 from .problem import Problem, Solution
 from .rows import at_once
 
+Halves = tuple[Moments | WideMoments, Moments | WideMoments]
 ROWS = 96  # outputs that are solved: rows of a weight do not see each other, and a few tell what all would
 
 
@@ -27,7 +29,7 @@ def crossed_error(problem: Problem, solve: Callable[[Problem], Solution]) -> tup
     if problem.halves is None:
         raise ValueError("one image has no halves")
 
-    def judged(halves: tuple[Moments, Moments]) -> list[float]:
+    def judged(halves: Halves) -> list[float]:
         seen, unseen = halves
         W_hat = solve(replace(problem, moments=seen, halves=None)).augmented
         return unseen.output_errors(problem.augmented, [W_hat, torch.zeros_like(W_hat)])

@@ -12,13 +12,12 @@ from ..percentiles import WEIGHTS
 from ..published.dual import DUAL_ROLES, DualSolution, dual_grid
 from ..published.mipq import mipq
 from ..published.unit_rule import unit
-from .aqer import weight_shift
 from .best_ridge import best_ridge
 from .problem import Problem, Solution
-from .ridge import Ridge
 from .rounding import REFINEMENTS, Refinement
 from .row_steps import refine_rows
 from .weight_grid import weight_grid
+from .wide_ridge import ridge_of, shift_of
 from .wqer import quantize_columns
 
 
@@ -55,20 +54,21 @@ def solve_at(λ: float, problem: Problem, *, options: ErqOptions) -> Solution:
     """Aqer; a grid for the shifted weight; Wqer on that frozen grid; steps over whole rows."""
     moments, k, rules = problem.moments, problem.weight.shape[1], problem.rules
     for_inputs, for_weights = ridges(problem.role, λ, options)
-    ridge = Ridge(moments.G, for_inputs)
+    G = moments.G
+    ridge = ridge_of(moments, G, for_inputs)
     W = problem.augmented  # (n, K)
-    W = wanted = W + weight_shift(W, moments.D, ridge)
+    W = wanted = W + shift_of(W, moments, ridge)
     if for_weights != for_inputs:
-        ridge = Ridge(moments.G, for_weights)
+        ridge = ridge_of(moments, G, for_weights)
     percentiles = WEIGHTS[options.weight_percentiles]
     grid, outliers = weight_grid(W[:, :k], bits=problem.w_bits, rules=rules, percentiles=percentiles), None
     if options.dual and problem.role in DUAL_ROLES:
         grid, outliers = dual_grid(W[:, :k], bits=problem.w_bits, rules=rules, percentiles=percentiles)
     refine = refinement(options)
-    W = quantize_columns(W, moments.G, moments.n_rows, grid, ridge, k=k, refine=refine, limit=options.flips)
+    W = quantize_columns(W, G, moments.n_rows, grid, ridge, k=k, refine=refine, limit=options.flips)
     q, bias = grid.quantize(W[:, :k]), W[:, k]
     if options.row_steps and outliers is None:  # steps count in one scale a row
-        q, bias = refine_rows(q, grid, wanted, moments.G, for_weights, options.row_steps)
+        q, bias = refine_rows(q, grid, wanted, G, for_weights, options.row_steps)
     if outliers is not None:
         return DualSolution(q=q, grid=grid, bias=bias, ridge=λ, outliers=outliers)
     return Solution(q=q, grid=grid, bias=bias, ridge=λ)

@@ -13,6 +13,7 @@ from erq_export.contract.sites import Role
 from erq_export.contract.targets import GridRules
 
 from ..moments import Moments
+from ..wide import WideMoments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +25,11 @@ class Problem:
 
     weight: Tensor
     bias: Tensor
-    moments: Moments
+    moments: Moments | WideMoments
     role: Role
     w_bits: int
     rules: GridRules
-    halves: tuple[Moments, Moments] | None = None
+    halves: tuple[Moments, Moments] | tuple[WideMoments, WideMoments] | None = None
 
     @property
     def augmented(self) -> Tensor:

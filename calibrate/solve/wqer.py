@@ -5,15 +5,21 @@ Letters:  W (n, K) weight, a bias is its last column and stays float;  k quantiz
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from erq_export.contract.formats.affine import Grid
 
-from .ridge import Ridge
 from .rounding import Refinement
 from .rows import by_rows
+
+
+class Absorbing(Protocol):
+    """Ridge systems factored for every R: `Ridge`, `WideRidge`."""
+
+    def absorb(self, d: Tensor, S: slice, R: slice) -> Tensor: ...
 
 
 def halves(n_columns: int) -> Iterator[tuple[slice, slice]]:
@@ -30,7 +36,7 @@ def halves(n_columns: int) -> Iterator[tuple[slice, slice]]:
 
 
 def quantize_columns(
-    W: Tensor, G: Tensor, n_rows: int, grid: Grid, ridge: Ridge, *, k: int, refine: Refinement, limit: int
+    W: Tensor, G: Tensor, n_rows: int, grid: Grid, ridge: Absorbing, *, k: int, refine: Refinement, limit: int
 ) -> Tensor:
     """Quantize the first k columns of W (n, K) on `grid`, round by round; returns the new W (n, K), float64.
 

@@ -14,7 +14,7 @@ from erq_export.contract.errors import SpecError
 from erq_export.contract.records import checked_value, hints
 
 LISTS = ("batch", "threads")  # typed 1,8, or repeated
-NAMES = ("batch", "threads", "samples", "seconds", "also", "against", "trust_engine", "require_speedup")
+NAMES = ("batch", "threads", "samples", "seconds", "sittings", "also", "against", "trust_engine", "require_speedup")
 
 
 @click.command()

@@ -8,8 +8,9 @@ import rich_click as click
 from erq_export.calibrate.methods.erq import ErqOptions
 from erq_export.calibrate.published.papers import as_words
 from erq_export.contract.spec import DataSpec
-from erq_export.models.aliases import ALIASES, Alias
+from erq_export.models.aliases import ALIASES, DETECTORS, Alias
 from erq_export.models.demo import DEMO_PREPROCESS
+from erq_export.models.detectors.architecture import PUBLISHED
 
 PAPER_K = 1  # integers flipped at a time in rounding refinement: the paper's best, and the only one here
 
@@ -20,8 +21,9 @@ def models(as_json: bool) -> None:
     """List the short names: the timm tag behind each and its defaults, which are the paper's."""
     listed = {name: described(alias) for name, alias in ALIASES.items()}
     listed["demo"]["preprocess"] = DEMO_PREPROCESS
+    detectors = {name: described(alias) for name, alias in DETECTORS.items()}
     if as_json:
-        click.echo(json.dumps(listed, indent=1, ensure_ascii=False))
+        click.echo(json.dumps(listed | detectors, indent=1, ensure_ascii=False))
         return
     head = ("name", "timm tag", "λ of the paper", "T flips", "images --calib", "crop_pct", "")
     rows = [
@@ -39,6 +41,12 @@ def models(as_json: bool) -> None:
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     for row in (head, *rows):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo("\nDetectors (docs/detectors.md):")
+    width = max(map(len, detectors))
+    for name, one in detectors.items():
+        ridge = f"λ of the paper {one['ridge']:g}" if name in PUBLISHED else "λ chosen"
+        published = f"--checkpoint {PUBLISHED[name].file}" if name in PUBLISHED else str(one["note"])
+        click.echo(f"{name:<{width}}  {ridge}, --calib {one['calib']}; {published}")
     click.echo(f"\nk = {PAPER_K}: rounding refinement flips one integer at a time. An option that is given wins.")
     for line in as_words():
         click.echo(line)

@@ -95,7 +95,8 @@ def _metavar(name: str, annotation: Any, known: tuple[str, ...]) -> str | None:
     for kind, word in ((Bits, "w4a4"), (int, "N"), (float, "X")):
         if kind in _kinds(annotation):
             return word
-    return {"checkpoint": "FILE", "class_map": "FILE", "data": "DIR", "val": "DIR", "against": "FILE"}.get(name)
+    places = {"checkpoint": "FILE", "class_map": "FILE", "data": "DIR", "val": "DIR", "coco": "DIR", "against": "FILE"}
+    return (places | {"canvas": "HxW[,HxW]"}).get(name)
 
 
 def _kinds(annotation: Any) -> set[Any]:

@@ -14,8 +14,8 @@ from erq_export.contract.spec import DataSpec, DeploySpec, EvaluateSpec, MethodS
 from erq_export.flow.job import Job, resolve
 
 GROUPS: dict[str, tuple[type[Spec], tuple[str, ...]]] = {
-    "Model": (ModelSpec, ("checkpoint", "pretrained", "model_args", "preprocess")),
-    "Data": (DataSpec, ("data", "calib", "seed", "val", "class_map", "val_images", "workers")),
+    "Model": (ModelSpec, ("checkpoint", "pretrained", "model_args", "preprocess", "canvas")),
+    "Data": (DataSpec, ("data", "calib", "seed", "val", "coco", "class_map", "val_images", "workers")),
     "Quantization": (MethodSpec, ("bits", "budget", "method", "options")),
     "Deployment": (DeploySpec, ("targets", "attention", "pack", "capability", "max_batch")),
     "Checks": (

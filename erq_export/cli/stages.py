@@ -50,8 +50,19 @@ def build(
     preflight.check_machine(targets, asked)
     if checkpoint is not None:
         job = structs.replace(job, model=structs.replace(job.model, checkpoint=str(checkpoint)))
-    from erq_export.flow import build as flow
+    from erq_export.flow.detection.asked import is_detector, require_classifier
     from erq_export.flow.terminal import Terminal
+
+    if is_detector(job.model.name):
+        for word, given in (("--twin", twin), ("--checkpoint", checkpoint), ("--batch", engine.get("batch"))):
+            if given:
+                require_classifier(job.model.name, word)
+        from erq_export.flow.detection.run import build as build_parts
+
+        with opened(store, no_store) as kept:
+            build_parts(job, out, Terminal(), store=kept, targets=targets, engine=asked)
+        return
+    from erq_export.flow import build as flow
 
     with opened(store, no_store) as kept:
         flow.build(job, out, Terminal(), store=kept, targets=targets, engine=asked, twin=twin)
@@ -59,7 +70,7 @@ def build(
 
 @click.command()
 @OUT
-@options_of(DataSpec, ("val", "class_map", "val_images", "workers"))
+@options_of(DataSpec, ("val", "coco", "class_map", "val_images", "workers"))
 @options_of(EvaluateSpec, ("max_drop", "min_agreement", "max_logit_error", "sensitivity"))
 @store_options
 @click.option("--bisect", is_flag=True, help="name the first block and site that differs, and write what shows it")
@@ -78,10 +89,19 @@ def validate(out: Path, store: Path | None, no_store: bool, bisect: bool, **word
         return
     from erq_export.flow import preflight
     from erq_export.flow import run as flow
+    from erq_export.flow.detection.asked import is_detector, require_classifier
     from erq_export.flow.terminal import Terminal
 
-    preflight.check_images(job)
     terminal = Terminal()
+    if is_detector(job.model.name):
+        if bisect:
+            require_classifier(job.model.name, "--bisect")
+        from erq_export.flow.detection.run import validate as validate_parts
+
+        with opened(store, no_store) as kept:
+            terminal.show(validate_parts(job, out, terminal, store=kept), out)
+        return
+    preflight.check_images(job)
     with opened(store, no_store) as kept:
         if not bisect:
             terminal.show(flow.validate(job, out, terminal, store=kept), out)

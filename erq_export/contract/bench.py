@@ -45,6 +45,15 @@ class BenchSpec(Spec, frozen=True, kw_only=True):
             gt=0, le=3600, description="a line ends here before it has all samples", extra={"fix": "0 to 3600 seconds"}
         ),
     ] = 10.0
+    sittings: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100,
+            description="parts of a line, for each of which every runner is made anew",
+            extra={"fix": "1 to 100 sittings; one says nothing of another process"},
+        ),
+    ] = 8
     also: Annotated[
         tuple[RunnerName, ...],
         Meta(description="runners beside ONNX Runtime and the engines; openvino is taken where it is installed"),
@@ -76,23 +85,24 @@ class BenchSpec(Spec, frozen=True, kw_only=True):
 
 
 class Speedup(Record, frozen=True, kw_only=True):
-    """Times as fast as `than`: the median of the ratios within a round, and its 95 % bootstrap interval."""
+    """Times as fast as `than`, and the 95 % bootstrap interval. Ratios are taken within a round, their median within a sitting;
+    ratio is the geometric mean over the sittings."""
 
     than: str
-    median: Positive
+    ratio: Positive
     low: Positive
     high: Positive
 
     @property
     def told(self) -> str:
-        return f"{self.median:.2f} × ({self.low:.2f} … {self.high:.2f})"
+        return f"{self.ratio:.2f} × ({self.low:.2f} … {self.high:.2f})"
 
 
 class Line(Record, frozen=True, kw_only=True):
     """One runner on one batch.
 
     subject: what was run (float32, onnx, a file);  inputs: already on the runner's device, or copied from and to the host;
-    settled: its warm-up ended because times agreed, not because it had lasted long enough;  bytes: of graph or engine;
+    settled: its last times agree;  bytes: of graph or engine;
     products: number of products by format, where the runner says so;  logits_error: ‖y − y₀‖/‖y₀‖, y₀ the same subject's
     logits of the first runner that has them;  speedup: None for the twin itself.
     """
@@ -149,7 +159,7 @@ class Bench(FileRecord, frozen=True, kw_only=True):
     on this CPU;  attention: which precision it was designed in;  skipped: what was not run, and why;
     notes: what the figures mean and what to try;  problems: of the speed gate."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
     WHAT: ClassVar[str] = "benchmark of a run"
     REMEDY: ClassVar[str] = "erq-export bench OUT measures again"
 

@@ -68,3 +68,11 @@ class SpeedError(ErqError):
     """The speed gate failed."""
 
     exit_code = 7
+
+
+def no_coco_eval() -> MachineError:
+    """The refusal where what counts average precision is missing."""
+    return MachineError(
+        "average precision is counted by faster-coco-eval, which is not installed",
+        fix="pip install 'erq-export[detect]'",
+    )

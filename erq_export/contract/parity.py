@@ -16,7 +16,7 @@ from erq_export.contract.manifest import Count
 from erq_export.contract.records import FileRecord, Record
 
 # ONNX Runtime's operators that multiply integers.
-INTEGER_GEMMS = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm"})
+INTEGER_GEMMS = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "ConvInteger"})
 
 
 def is_integer(products: str) -> bool:

@@ -122,6 +122,10 @@ class QuantLayer(nn.Module):
         """The dequantized weight (n, k) float32."""
         return self.weight_q.float() * self.weight_scale[:, None]
 
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's own product of x and a matrix (n, k), without bias."""
+        raise NotImplementedError
+
     def _marker(self, operator: str, x: Tensor, shape: Sequence[int | torch.SymInt], **more: Sequence[int]) -> Tensor:
         """One operator that carries the whole layer; each target's lowering writes its own Q/DQ for it."""
         bits = {"qmin": self.act_qmin, "qmax": self.act_qmax, "w_bits": self.w_bits, "a_bits": self.a_bits}
@@ -144,6 +148,9 @@ class QuantLinear(QuantLayer):
             return self._marker(MARKER, x, (*x.shape[:-1], self.weight_q.shape[0]))
         return F.linear(self.grid.fake_quantize(x), self.weight, self.bias)  # (…, n)
 
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, weight)
+
 
 class QuantConv2d(QuantLayer):
     """y = Ŵ ∗ x̂ + b likewise. The border of zeros lies on every grid, as the code 0 of `Grid`, an 8-bit zero point."""
@@ -158,6 +165,9 @@ class QuantConv2d(QuantLayer):
             more = {"kernel_shape": self.kernel.window, "strides": self.kernel.stride, "pads": self.kernel.padding * 2}
             return self._marker(CONV_MARKER, x, shape, **more)
         return self.kernel.convolve(self.grid.fake_quantize(x), self.weight, self.bias)  # (B, n, H′, W′)
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self.kernel.convolve(x, weight, weight.new_zeros(len(weight)))
 
 
 class QuantOperand(nn.Module):

@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from erq_export.contract.accuracy import Accuracy
 from erq_export.contract.cost import StageCost
+from erq_export.contract.detection import Detection, PartParity
 from erq_export.contract.engine import EngineRecord
 from erq_export.contract.histograms import Histograms
 from erq_export.contract.identity import Identity
@@ -61,11 +62,21 @@ class PriceRow(Record, frozen=True, kw_only=True):
     top1: Figures | None = None
 
 
+class PartReport(Record, frozen=True, kw_only=True):
+    """One part's graph of a detector, and its engine; parity: None for the graph of the whole, whose parts are compared."""
+
+    bytes: Count
+    claims: Claims
+    parity: PartParity | None = None
+    engine: EngineRecord | None = None
+
+
 class TargetReport(Record, frozen=True, kw_only=True):
     """One target's graph, and its engine where one was built.
 
     bytes: the file's size;  packed: layers with INT4 weights;  executed: what multiplies each layer, attention: what each
-    attention runs, in the engine's plan or else in ONNX Runtime;  parity: None where another target has the same graph.
+    attention runs, in the engine's plan or else in ONNX Runtime;  parity: None where another target has the same graph;
+    parts: of a detector, whose figures here are their sums.
     """
 
     container: Container
@@ -78,6 +89,23 @@ class TargetReport(Record, frozen=True, kw_only=True):
     attention: dict[str, str]
     parity: ParityReport | None = None
     engine: EngineRecord | None = None
+    parts: dict[str, PartReport] = {}
+
+    @property
+    def engines(self) -> dict[str, EngineRecord]:
+        """By the part's name; "" for the engine of a classifier."""
+        whole = {} if self.engine is None else {"": self.engine}
+        return whole | {name: part.engine for name, part in self.parts.items() if part.engine is not None}
+
+    @property
+    def compiled(self) -> bool:
+        """Is there an engine?"""
+        return bool(self.engines)
+
+    @property
+    def engine_problems(self) -> list[str]:
+        """Broken claims, by part."""
+        return [f"{name}: {p}" if name else p for name, engine in self.engines.items() for p in engine.problems]
 
 
 class Timing(Record, frozen=True, kw_only=True):
@@ -148,3 +176,4 @@ class Report(FileRecord, frozen=True, kw_only=True):
     rotated: tuple[str, ...] = ()
     story: Story | None = None
     histograms: Histograms | None = None
+    detection: Detection | None = None

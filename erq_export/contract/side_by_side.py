@@ -63,7 +63,7 @@ class RunFigures(Record, frozen=True, kw_only=True):
 class SideBySide(FileRecord, frozen=True, kw_only=True):
     """differences: what runs do not have in common though figures are compared, in words."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
     WHAT: ClassVar[str] = "comparison of runs"
     REMEDY: ClassVar[str] = "erq-export compare OUT OUT --out FILE.json writes it again"
 

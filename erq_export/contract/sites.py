@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from erq_export.contract.kernel import Kernel
 
@@ -44,14 +44,14 @@ class OperandSite:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A piece of the model that is run on its own: hidden state in, hidden state out.
+    """A piece of the model that is run on its own: hidden state in, hidden state out (`contract.state`).
 
     varied: a site in it is called several times for an image, or on another number of rows for each.
     leading: tokens at the start of each image's rows that the output is read from, one for all others (the class token).
     """
 
     name: str
-    forward: Callable[[Tensor], Tensor]
+    forward: Callable[[Any], Any]
     sites: tuple[Site, ...]
     operands: tuple[OperandSite, ...] = ()
     varied: bool = False

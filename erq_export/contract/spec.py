@@ -50,6 +50,22 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
         Meta(description="NAME=VALUE: mean, std, interpolation, crop_pct, crop_mode instead of timm's (repeatable)"),
     ] = {}
 
+    canvas: Annotated[
+        Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}(,[1-9][0-9]{0,4}x[1-9][0-9]{0,4}){0,7}$(?!\n)")]
+        | None,
+        Meta(
+            description="detectors: height x width that pictures are laid on, one or several; calibration takes the first "
+            "[default: 800x1344,1344x800; stand-ins 192x256]",
+            extra={"fix": "height x width in pixels, such as 800x1344, or several: 800x1344,1344x800"},
+        ),
+    ] = None
+
+    @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each canvas that was asked for, each once."""
+        named = [] if self.canvas is None else [sides.split("x") for sides in self.canvas.split(",")]
+        return tuple(dict.fromkeys((int(height), int(width)) for height, width in named))
+
     @classmethod
     def word(cls, name: str) -> str:
         return {"name": "MODEL", "model_args": "--model-arg"}.get(name, super().word(name))
@@ -90,6 +106,13 @@ class DataSpec(Spec, frozen=True, kw_only=True):
             extra={"fix": "the name of a folder; . is the current one"},
         ),
     ] = None
+    coco: Annotated[
+        PathName | None,
+        Meta(
+            description="detectors: folder in COCO's layout, val2017 to measure on, train2017 to calibrate from without --data",
+            extra={"fix": "the folder that holds annotations/ and val2017/"},
+        ),
+    ] = None
     class_map: Annotated[
         PathName | None,
         Meta(
@@ -102,7 +125,7 @@ class DataSpec(Spec, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=2**40,
-            description="measure on this many images, evenly spread over --val (0: all)",
+            description="measure on this many images, evenly spread over --val or --coco (0: all)",
             extra={"fix": "at least 0"},
         ),
     ] = 0
@@ -217,7 +240,7 @@ class EvaluateSpec(Spec, frozen=True, kw_only=True):
     max_drop: Annotated[
         Annotated[float, Meta(ge=-100, le=100)] | None,
         Meta(
-            description="fail (exit 4) if top-1 drops more than this many points below float",
+            description="fail (exit 4) if top-1, or a detector's box or mask AP, drops more than this many points below float",
             extra={"fix": "points of top-1, -100 to 100; 1 is a usual bound"},
         ),
     ] = None

@@ -2,7 +2,9 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,9 +13,21 @@ from erq_export.contract.bundle import DataFingerprint
 from erq_export.contract.errors import DataError
 from erq_export.contract.memory import require_memory
 from erq_export.contract.preprocess import Preprocess
+from erq_export.contract.state import State
 from erq_export.data.batches import batches
 from erq_export.data.images import ImageSource
 from erq_export.data.sources import check_enough
+
+
+class CalibrationData(Protocol):
+    """Images to calibrate on."""
+
+    @property
+    def fingerprint(self) -> DataFingerprint: ...
+
+    def chunks(self, size: int) -> Sequence[State]:
+        """Up to `size` images together, where they can be, on the CPU."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +46,10 @@ class CalibrationSet:
             raise DataError("the calibration set holds no image", fix="at least 1; the paper uses 32")
         if not bool(torch.isfinite(self.pixels).all()):
             raise DataError("the preprocessed calibration images hold NaN or infinity", fix="check --preprocess std")
+
+    def chunks(self, size: int) -> list[Tensor]:
+        """`size` images at a time, the last ones fewer: (≤ size, 3, H, W) each."""
+        return list(self.pixels.split(size))
 
     @property
     def fingerprint(self) -> DataFingerprint:

@@ -22,6 +22,19 @@ from erq_export.data.decoding import decoded
 BYTES_A_BYTE = 12  # of memory, for one of the file: COCO's train2017 takes 5 GB
 MOST_SHOWN = 3
 LAYOUT = "a folder with annotations/instances_{0}.json and the pictures in {0}/, as COCO is unpacked"
+# fmt: off
+COCO_NAMES = (  # its 80 categories, sorted by id: a published detector's classes 1 … 80
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
+    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear",
+    "hair drier", "toothbrush",
+)
+# fmt: on
 Id = Annotated[int, msgspec.Meta(ge=0)]
 Side = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -71,6 +84,8 @@ class Instances(msgspec.Struct, frozen=True):
 
 class CocoSplit:
     """The pictures of one split and what is on them, everything checked but the pictures' pixels. Imports no torch."""
+
+    labels = None  # of the pictures as a whole
 
     def __init__(self, root: Path, split: str = "val2017") -> None:
         self.folder, self.layout = root / split, LAYOUT.format(split)
@@ -182,6 +197,14 @@ class CocoSplit:
 
     def name(self, i: int) -> str:
         return shown(self.pictures[i].file_name)
+
+    def id(self, i: int) -> int:
+        """The picture's own, which results name."""
+        return self.pictures[i].id
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Height and width, as the annotations have them."""
+        return self.pictures[i].height, self.pictures[i].width
 
     def image(self, i: int) -> Image.Image:
         """The decoded picture, RGB. DataError where it cannot be read, or has other sides than its annotations say."""

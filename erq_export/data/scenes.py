@@ -128,6 +128,12 @@ class Scenes:
     def name(self, i: int) -> str:
         return f"{self.numbers[i]:06d}.png"
 
+    def id(self, i: int) -> int:
+        return self.numbers[i]
+
+    def size(self, i: int) -> tuple[int, int]:  # noqa: ARG002 - all have one
+        return HEIGHT, WIDTH
+
     def image(self, i: int) -> Image.Image:
         return Image.fromarray(scene(self.numbers[i], seed=self.seed).picture)
 

@@ -7,7 +7,6 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.errors import SpecError
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.output.writing import Writing
-from erq_export.contract.parity import ParityReport
 from erq_export.contract.records import Scalar
 from erq_export.contract.report import Report
 from erq_export.contract.spec import Bits, Pack
@@ -36,8 +34,11 @@ from erq_export.flow import run as flow
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import NOTHING_OWN, Own, begin
 from erq_export.flow.choose import N_JUDGED, settled
+from erq_export.flow.detection import run as detection
+from erq_export.flow.detection.asked import is_detector, require_classifier
 from erq_export.flow.job import Job, read_run, resolve
 from erq_export.flow.places import Kept, Where, opened, shown
+from erq_export.flow.results import Engine, Graph, Validation
 from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
 from erq_export.models.limits import check_attention
@@ -50,35 +51,6 @@ from erq_export.validate.runners import OnnxRuntimeRunner, TorchRunner
 
 Model = str | nn.Module
 PARITY_IMAGES = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Graph:
-    """An exported graph: `path` of model.onnx, its manifest beside it."""
-
-    target: str
-    path: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """A built engine: `path` of model.engine, its record and plan beside it."""
-
-    target: str
-    path: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """How equal a graph is to its bundle's reference, and how accurate both are; top-1 in per cent where there are labels.
-
-    agreement: share of images that both put in the same class, in per cent.
-    """
-
-    parity: ParityReport
-    n_images: int
-    agreement: float
-    top1: Mapping[str, float]
 
 
 def run(
@@ -110,6 +82,8 @@ def run(
     else:
         job, own = _asked(model, bits, to, data, val, options, architecture, given)
     with opened(store) as kept:
+        if is_detector(job.model.name):
+            return detection.run(job, Path(out), shown(ui), store=kept, overwrite=overwrite, command=command)
         return flow.run(job, Path(out), shown(ui), store=kept, overwrite=overwrite, own=own, command=command)
 
 
@@ -133,6 +107,7 @@ def calibrate(
     The same job gives the same bytes as the command line.
     """
     job, own = _asked(model, bits, to, data, None, options, architecture, given)
+    require_classifier(job.model.name, "calibrate")
     with opened(store) as kept:
         work = settled(begin(job, shown(ui), kept, own))
         images = work.calibration_images(job.data.seed)
@@ -150,6 +125,7 @@ def export(
 ) -> Graph:
     """The bundle's graph for a target, as OUT/<target>/model.onnx. SpecError where the target cannot run the bundle."""
     row, found = named(to), bundle if isinstance(bundle, Bundle) else Bundle.load(Path(bundle))
+    require_classifier(found.identity.timm_name, "export")
     if row.simulated or not found.spec.rules.holds_zero:
         raise SpecError(
             f"no graph can be written for {to} from this bundle", fix='calibrate(…, to="onnx"), then export'
@@ -200,6 +176,7 @@ def validate(
     A folder has one sub-folder a class; labels of a loader are used where it gives them.
     """
     found = bundle if isinstance(bundle, Bundle) else Bundle.load(Path(bundle))
+    require_classifier(found.identity.timm_name, "validate")
     images = _held_out(data, found)
     with opened(store) as kept, _saved(found) as artifact:
         stages = _stages(kept, ui)
@@ -229,8 +206,9 @@ def bisect(out: str | Path, *, store: Kept = None, ui: Where = None) -> tuple[Bi
 
     What is needed to see it again is written to OUT/bisect. Nothing is raised for a difference: see `first` and `equal`.
     """
+    require_classifier((job := read_run(Path(out))).model.name, "bisect")
     with opened(store) as kept:
-        return walking.bisect(read_run(Path(out)), Path(out), shown(ui), store=kept)
+        return walking.bisect(job, Path(out), shown(ui), store=kept)
 
 
 def _asked(
@@ -246,6 +224,8 @@ def _asked(
     """The job, and what of it is the caller's own."""
     asked: dict[str, Any] = dict(given) | {"name": model if isinstance(model, str) else type(model).__name__}
     asked["bits"] = bits
+    if is_detector(asked["name"]) and not all(given is None or isinstance(given, str | Path) for given in (data, val)):
+        raise SpecError(f"{model} takes pictures from folders", fix='data="photos", or coco="coco" laid out as COCO is')
     if to is not None:
         asked["targets"] = (to,) if isinstance(to, str) else tuple(to)
     for name, source in (("data", data), ("val", val)):

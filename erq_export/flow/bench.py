@@ -21,6 +21,7 @@ from erq_export.contract.report import Report
 from erq_export.contract.targets import deployable, named
 from erq_export.exporters.lint.load import parse
 from erq_export.flow.artifacts import Artifact
+from erq_export.flow.detection.asked import require_classifier
 from erq_export.flow.engines import MODEL_ENGINE, checked, engine_runner
 from erq_export.flow.job import Job
 from erq_export.flow.pages import write_bench, write_pages
@@ -64,6 +65,7 @@ def bench(
     SpecError for a run without graphs, DataError where a graph is not what the run wrote, or the foreign one cannot be
     used, MachineError for a runner that was asked for and is not here; SpeedError once all is written and shown.
     """
+    require_classifier(job.model.name, "bench")
     folder, course = OutputFolder(out), Course(ui)
     Bundle.load(folder.bundle)
     check_against(asked)

@@ -14,7 +14,8 @@ def inspected(out: Path) -> Report:
     folder = OutputFolder(out)
     report = read(Report, folder.report)
     for name, target in report.targets.items():
-        read(GraphManifest, folder.target(name) / MANIFEST)
-        if target.engine is not None:
-            read(EngineRecord, folder.engine(name) / ENGINE)
+        for part in target.parts or ("",):
+            read(GraphManifest, folder.target(f"{name}/{part}") / MANIFEST)
+        for part in target.engines:
+            read(EngineRecord, folder.engine(f"{name}/{part}") / ENGINE)
     return report

@@ -24,7 +24,9 @@ from erq_export.contract.spec import (
     Quantization,
 )
 from erq_export.contract.targets import deployable
-from erq_export.models.aliases import ALIASES, paper_ridge
+from erq_export.flow.detection.asked import check_kind
+from erq_export.models.aliases import known as known_alias
+from erq_export.models.aliases import paper_ridge
 from erq_export.models.arguments import checked
 
 AUTO = "auto"  # --bits auto --budget B: w⌊B⌋a8, weights as chosen; fewer activation bits are no faster on any target
@@ -71,6 +73,7 @@ class Job(Spec, frozen=True, kw_only=True):
             )
         check_pack(self.deploy, self.method.bits)
         self._check_deployable()
+        check_kind(self.model, self.data, self.method, self.deploy, self.evaluate)
 
     @property
     def options(self) -> Options:
@@ -129,7 +132,7 @@ def resolve(given: Mapping[str, Any], *, options: Mapping[str, Scalar] | None = 
         raise SpecError("--bits is missing", fix="weight and activation bits, for example --bits w4a4")
     if asked["bits"] == AUTO:
         asked["bits"] = _automatic(asked.get("budget"), typed)
-    alias = ALIASES.get(asked.get("name", ""))
+    alias = known_alias(asked.get("name", ""))
     if alias is not None:
         asked = {**alias.defaults, **asked}
     deploy = _slice(DeploySpec, asked, typed)
@@ -159,7 +162,7 @@ def resolve(given: Mapping[str, Any], *, options: Mapping[str, Scalar] | None = 
 
 def measured_otherwise(job: Job, words: Mapping[str, Any]) -> Job:
     """The job of a run with other held-out images and bounds, as they were typed; what was not typed stays as it was. Another
-    --val leaves class map and number of images behind, which were those of the folder before."""
+    --val, or --coco, leaves class map and number of images behind, which were those of the folder before."""
     given = {name: word for name, word in words.items() if word is not None}
 
     def other(part: Spec, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +170,7 @@ def measured_otherwise(job: Job, words: Mapping[str, Any]) -> Job:
         own = {n: checked_value(w, rules[n], word=part.word(n), text=True) for n, w in given.items() if n in rules}
         return {**before, **own}
 
-    left = {"class_map": None, "val_images": 0} if "val" in given else {}
+    left = {"class_map": None, "val_images": 0} if "val" in given else {"val_images": 0} if "coco" in given else {}
     return structs.replace(
         job,
         data=structs.replace(job.data, **other(job.data, left)),
@@ -189,9 +192,9 @@ def absolute(job: Job) -> Job:
     def whole(path: str | None) -> str | None:
         return None if path is None else str(Path(path).absolute())
 
-    data = structs.replace(
-        job.data, data=whole(job.data.data), val=whole(job.data.val), class_map=whole(job.data.class_map)
-    )
+    given = job.data
+    paths = {"data": given.data, "val": given.val, "coco": given.coco, "class_map": given.class_map}
+    data = structs.replace(given, **{name: whole(path) for name, path in paths.items()})
     return structs.replace(job, data=data, model=structs.replace(job.model, checkpoint=whole(job.model.checkpoint)))
 
 

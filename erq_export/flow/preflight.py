@@ -13,6 +13,9 @@ from erq_export.contract.records import plain_of
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import TARGETS, deployable, named
 from erq_export.data.sources import calibration_source, check_enough, validation_source
+from erq_export.flow.detection.asked import check_begin, is_detector
+from erq_export.flow.detection.sources import calibration_pictures, measured_pictures
+from erq_export.flow.detection.units import units
 from erq_export.flow.gates import ON_CLASSES, ON_IMAGES, ON_LABELS, asked_of
 from erq_export.flow.job import Job
 
@@ -21,12 +24,24 @@ def check(job: Job, out: OutputFolder, *, overwrite: bool) -> None:
     """Everything that needs no model and no image. MachineError, OutputError, SpecError."""
     check_machine(job.deploy.targets, EngineSpec.of(job.deploy))
     check_solver(job)
-    out.check(overwrite=overwrite, planned=out.planned(deployable(job.deploy.targets)), job=plain_of(job))
+    out.check(overwrite=overwrite, planned=out.planned(_folders(job)), job=plain_of(job))
     check_images(job)
+
+
+def _folders(job: Job) -> tuple[str, ...]:
+    """Where graphs will lie in the run's folder."""
+    if is_detector(job.model.name):
+        return units(job.model, job.deploy.targets)
+    return deployable(job.deploy.targets)
 
 
 def check_images(job: Job) -> None:
     """DataError where --data or --val hold no images, SpecError where none were named. The demo brings its own."""
+    if is_detector(job.model.name):
+        check_enough(calibration_pictures(job.model.name, job.data), job.data.calib)
+        to_find = measured_pictures(job.model.name, job.data) is not None
+        check_begin(job.model.name, job.evaluate, to_find=to_find)
+        return
     if job.model.name != "demo" or job.data.data is not None:  # scikit-learn takes a second to load
         check_enough(calibration_source(job.model.name, job.data), job.data.calib)
     if job.data.val is not None or job.data.class_map is not None:

@@ -20,6 +20,8 @@ from erq_export.contract.run_manifest import RunManifest
 from erq_export.contract.targets import deployable
 from erq_export.exporters.lint.load import load as load_graph
 from erq_export.flow.begin import begin, check_cost
+from erq_export.flow.detection import run as detection
+from erq_export.flow.detection.asked import is_detector
 from erq_export.flow.job import Job
 from erq_export.flow.run import inputs, machine, make, place, version_of_packages
 from erq_export.flow.store.store import Store
@@ -52,9 +54,12 @@ def reproduce(
     """
     was, job = asked(manifest)
     job = moved(job, changes or {})
-    targets = deployable(job.deploy.targets)
     with tempfile.TemporaryDirectory(prefix="erq-export-") as spare, Store.none() as store:
         folder = OutputFolder(out or Path(spare) / "again")
+        if is_detector(job.model.name):
+            now, given = detection.made_again(job, folder, ui, store)
+            return list(verdicts(was, manifest.parent, now, folder.path, given))
+        targets = deployable(job.deploy.targets)
         work = begin(job, ui, store)
         check_cost(work)
         with folder.begin(planned=folder.planned(targets), job=plain_of(job)) as writing:
@@ -77,7 +82,7 @@ def asked(manifest: Path) -> tuple[RunManifest, Job]:
 
 def moved(job: Job, changes: dict[str, str]) -> Job:
     """The job with its images and weights elsewhere."""
-    data = {name: value for name, value in changes.items() if name in ("data", "val", "class_map")}
+    data = {name: value for name, value in changes.items() if name in ("data", "val", "coco", "class_map")}
     model = {name: value for name, value in changes.items() if name == "checkpoint"}
     return structs.replace(job, data=structs.replace(job.data, **data), model=structs.replace(job.model, **model))
 

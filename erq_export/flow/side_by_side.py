@@ -14,6 +14,7 @@ from erq_export.contract.records import encode, read
 from erq_export.contract.report import Report
 from erq_export.contract.run_manifest import RunManifest
 from erq_export.contract.side_by_side import Apart, HeldOut, RunFigures, SideBySide
+from erq_export.flow.detection.asked import require_classifier
 from erq_export.validate.report.coverage import mean_weight_bits
 from erq_export.validate.report.side_by_side import html, markdown
 from erq_export.validate.report.verdict import problems, verdict
@@ -73,6 +74,7 @@ def figures(out: Path) -> RunFigures:
         raise DataError(f"{out} holds no run: there is no {folder.manifest.name} in it", fix=ANOTHER)
     manifest = folder.read_run_manifest()
     report, bench = read(Report, folder.report), _bench(out)
+    require_classifier(report.model.timm_name, "compare")
     timed = bench if bench is not None and bench.bundle_sha256 == report.bundle_sha256 else None
     targets = report.targets
     return RunFigures(
@@ -156,6 +158,6 @@ def _speed(report: Report, bench: Bench | None) -> dict[str, Speedup]:
     at = f"batch {report.latency.batch}, {report.latency.threads} threads (quartiles)"
     than = next(iter(report.latency.timings), "float")
     return {
-        f"{name} in onnxruntime, {at}": Speedup(than=than, median=ratio.median, low=ratio.q25, high=ratio.q75)
+        f"{name} in onnxruntime, {at}": Speedup(than=than, ratio=ratio.median, low=ratio.q25, high=ratio.q75)
         for name, ratio in report.latency.ratios.items()
     }

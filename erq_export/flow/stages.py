@@ -26,7 +26,7 @@ from erq_export.contract.records import FileRecord, encode, plain_of, read
 from erq_export.contract.spec import Pack, Quantization
 from erq_export.contract.story import Story
 from erq_export.contract.targets import Target, named
-from erq_export.data.calibration_set import CalibrationSet
+from erq_export.data.calibration_set import CalibrationData
 from erq_export.data.held_out import Images
 from erq_export.exporters.onnx.twin import half_graph
 from erq_export.exporters.onnx.write import (
@@ -38,6 +38,7 @@ from erq_export.exporters.onnx.write import (
     save_markers,
 )
 from erq_export.flow.artifacts import Artifact, origin, read_manifest
+from erq_export.flow.code import code_of
 from erq_export.flow.engine_stage import EngineStage
 from erq_export.flow.spans import KeptSpans, load_decisions, save_decisions
 from erq_export.flow.store.entry import Work
@@ -52,17 +53,6 @@ from erq_export.validate.metrics.inside import output_errors
 from erq_export.validate.parity.check import check_parity
 from erq_export.validate.runners import TorchRunner
 
-# The code that decides what a stage makes: a change in it is another artifact.
-CODE: dict[str, tuple[str, ...]] = {
-    "bundle": ("calibrate", "contract", "data", "models", "flow.stages"),
-    "graph": ("contract", "exporters.onnx", "models", "flow.artifacts", "flow.stages"),
-    "trace": ("contract", "exporters.onnx", "models", "flow.stages"),
-    "engine": ("backends", "contract", "exporters.tensorrt", "flow.engine_stage", "flow.stages"),
-    "parity": ("backends", "contract", "models", "validate", "flow.stages"),
-    "decisions": ("backends", "contract", "data", "models", "validate", "flow.shards", "flow.spans", "flow.stages"),
-    "story": ("calibrate", "contract", "data", "models", "validate", "flow.scene", "flow.stages", "flow.story"),
-    "figures": ("backends", "contract", "data", "models", "validate", "flow.stages"),
-}
 PARITY = "parity.json"
 DECISIONS, FIGURES, RANGES = "decisions.safetensors", "figures.json", "ranges.safetensors"
 STORY = "story.json"
@@ -86,7 +76,7 @@ class Stages:
     device: torch.device
     _traces: dict[str, ir.Model] = field(default_factory=dict, repr=False)  # by content, read once
 
-    def bundle(self, model: Loaded, images: CalibrationSet, asked: Quantization) -> Artifact:
+    def bundle(self, model: Loaded, images: CalibrationData, asked: Quantization) -> Artifact:
         """Calibrate; a run that was stopped goes on behind the last finished block. `model` stays as it is."""
 
         def make(work: Work) -> None:
@@ -104,17 +94,21 @@ class Stages:
             self._keep_ranges(inputs, asked, known, n_sites=len(found.layers))
 
         inputs = self._bundle_inputs(model, images)
-        return self._kept(
+        return self.kept(
             "bundle", inputs, plain_of(asked), make, f"{asked.bits.brief} {asked.method} of {model.identity.name}"
         )
 
-    def has_bundle(self, model: Loaded, images: CalibrationSet, asked: Quantization) -> bool:
+    def has_bundle(self, model: Loaded, images: CalibrationData, asked: Quantization) -> bool:
         """Is this calibration kept already?"""
-        name = key("bundle", self._bundle_inputs(model, images), plain_of(asked), code_hash(*_code("bundle")))
+        name = key("bundle", self._bundle_inputs(model, images), plain_of(asked), code_hash(*code_of("bundle")))
         return self.store.find("bundle", name) is not None
 
-    def _bundle_inputs(self, model: Loaded, images: CalibrationSet) -> dict[str, str]:
-        return {"model": model.fingerprint, "images": images.sha256, **self.arithmetic(), **versions("numba")}
+    def _bundle_inputs(self, model: Loaded, images: CalibrationData) -> dict[str, str]:
+        boxes = (
+            versions("torchvision") if model.family.name == "detector" else {}
+        )  # decide what heads are calibrated on
+        inputs = {"model": model.fingerprint, "images": images.fingerprint.pixels_sha256}
+        return {**inputs, **self.arithmetic(), **versions("numba"), **boxes}
 
     def graph(self, bundle: Artifact, target: str, pack: Pack) -> Artifact:
         """Lower the trace for the target: model.onnx and manifest.json."""
@@ -127,7 +121,7 @@ class Stages:
             (work.folder / MANIFEST).write_bytes(encode(manifest))
 
         inputs = {"bundle": bundle.content, **versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")}
-        return self._kept("graph", inputs, {"target": target, "pack": pack}, make, f"graph for {target}")
+        return self.kept("graph", inputs, {"target": target, "pack": pack}, make, f"graph for {target}")
 
     def markers(self, bundle: Deployed) -> ir.Model:
         """The bundle's marker graph. Bundles of one architecture differ in values alone: the first one's trace serves all."""
@@ -138,7 +132,7 @@ class Stages:
         parts = {name: list(getattr(bundle, name)) for name in ("layers", "operands", "leftovers")}
         model = {"timm_name": bundle.identity.timm_name, "model_args": plain_of(bundle.identity)["model_args"]}
         inputs = versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")
-        trace = self._kept("trace", inputs, parts | model, make, f"trace of {bundle.identity.timm_name}")
+        trace = self.kept("trace", inputs, parts | model, make, f"trace of {bundle.identity.timm_name}")
         if trace.content not in self._traces:
             self._traces[trace.content] = trace.read(lambda folder: ir.load(folder / "markers.onnx"))
         return rebound(self._traces[trace.content], bundle) or marker_graph(bundle)
@@ -165,12 +159,12 @@ class Stages:
 
     def _float_graph(self, model: Loaded, target: str, make: Make) -> Artifact:
         inputs = {"model": model.fingerprint, **versions("torch", "timm", "onnx", "onnx-ir", "onnxscript")}
-        return self._kept("graph", inputs, {"target": target}, make, f"{target} graph of {model.identity.name}")
+        return self.kept("graph", inputs, {"target": target}, make, f"{target} graph of {model.identity.name}")
 
     def engine(self, graph: Artifact, target: Target, asked: EngineSpec, *, timings: bytes | None = None) -> Artifact:
         """Build the engine of a target that has a package (see `EngineStage`)."""
         stage = EngineStage(graph=graph, target=target, asked=asked, ui=self.ui, timings=timings)
-        return self._kept("engine", stage.inputs(), stage.slice(), stage.make, f"engine for {target.name}")
+        return self.kept("engine", stage.inputs(), stage.slice(), stage.make, f"engine for {target.name}")
 
     def parity(
         self, bundle: Artifact, graph: Artifact, pixels: Tensor, images: str, many: Images | None = None
@@ -199,7 +193,7 @@ class Stages:
 
         inputs = {"bundle": bundle.content, "graph": graph.content, "images": images, **self.arithmetic()}
         inputs |= versions("onnxruntime-gpu") | ({} if many is None else {"many": many.fingerprint})
-        kept = self._kept("parity", inputs, {"n_images": len(pixels)}, make, "parity of a graph")
+        kept = self.kept("parity", inputs, {"n_images": len(pixels)}, make, "parity of a graph")
         return kept.read(lambda folder: read(ParityReport, folder / PARITY))
 
     def decisions(
@@ -217,7 +211,7 @@ class Stages:
 
         inputs = {"subject": content, "runner": what, "images": images.fingerprint, **self.arithmetic()}
         inputs |= versions("onnxruntime-gpu", "openvino")
-        kept = self._kept("decisions", inputs, {"headless": headless}, make, f"decisions of {what}")
+        kept = self.kept("decisions", inputs, {"headless": headless}, make, f"decisions of {what}")
         found = kept.read(lambda folder: load_decisions(folder / DECISIONS))
         check_labels(images.labels, found.n_classes)
         return replace(found, labels=images.labels)
@@ -242,7 +236,7 @@ class Stages:
     def story(self, inputs: Mapping[str, str], make: Callable[[Path], None]) -> Story:
         """Where a bundle loses; `make` writes story.json into a folder, where nothing is kept for these inputs."""
         known = {**inputs, **self.arithmetic()}
-        kept = self._kept("story", known, {}, lambda work: make(work.folder), "errors by depth")
+        kept = self.kept("story", known, {}, lambda work: make(work.folder), "errors by depth")
         return kept.read(lambda folder: read(Story, folder / STORY))
 
     def _figure(
@@ -261,10 +255,10 @@ class Stages:
             (work.folder / FIGURES).write_bytes(encode(Figure(name=name, value=found)))
 
         inputs = {"bundle": bundle.content, "model": model.fingerprint, "images": images.fingerprint}
-        kept = self._kept("figures", inputs | self.arithmetic(), {"figure": name}, make, name.replace("_", " "))
+        kept = self.kept("figures", inputs | self.arithmetic(), {"figure": name}, make, name.replace("_", " "))
         return kept.read(lambda folder: read(Figure, folder / FIGURES)).value
 
-    def known_ranges(self, model: Loaded, images: CalibrationSet, asked: Quantization) -> KnownRanges:
+    def known_ranges(self, model: Loaded, images: CalibrationData, asked: Quantization) -> KnownRanges:
         """Grids that another calibration has found on the same activations; none where none was made."""
         entry = self.store.find("ranges", self._ranges_key(self._bundle_inputs(model, images), asked))
         return KnownRanges() if entry is None else KnownRanges.load(entry.folder / RANGES, self.device)
@@ -280,17 +274,14 @@ class Stages:
             self.store.fetch("ranges", name, make, description=what).close()
 
     def _ranges_key(self, inputs: Mapping[str, str], asked: Quantization) -> str:
-        return key("ranges", inputs, deciding(Setting.of(asked)), code_hash(*_code("bundle")))
+        return key("ranges", inputs, deciding(Setting.of(asked)), code_hash(*code_of("bundle")))
 
     def arithmetic(self) -> dict[str, str]:
         """What decides the last bits of a float sum: library, device, processor. The number of threads does not."""
         gpu = {"gpu": torch.cuda.get_device_name(self.device)} if self.device.type == "cuda" else {}
         return {**versions("torch", "timm"), "device": self.device.type, "processor": processor(), **gpu}
 
-    def _kept(self, kind: str, inputs: Mapping[str, str], asked: Any, make: Make, description: str) -> Artifact:
-        name = key(kind, inputs, asked, code_hash(*_code(kind)))
+    def kept(self, kind: str, inputs: Mapping[str, str], asked: Any, make: Make, description: str) -> Artifact:
+        """What `make` makes of these inputs, found again in the store where it was made before."""
+        name = key(kind, inputs, asked, code_hash(*code_of(kind)))
         return Artifact.of(lambda: self.store.fetch(kind, name, make, description=description))
-
-
-def _code(kind: str) -> list[str]:
-    return [f"erq_export.{name}" for name in CODE[kind]]

@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from erq_export.contract.identity import Identity
 
 PAPER_RIDGE = 1e4  # λ of ERQ for ImageNet models and 32 images, but for DeiT-T
+DETECTOR_RIDGE = 1e5  # λ of ERQ for COCO detectors and one image
+SCENES = (
+    22  # have as many pixels as one picture of COCO, 800 × 1344: of one scene its last maps have 48 tokens a channel
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +63,35 @@ ALIASES: dict[str, Alias] = {
     ),
 }
 
+# Detectors have no timm tag: their own name stands in its place. λ is the paper's: one picture cannot be halved to choose it by.
+_OF_ONE_PICTURE: dict[str, Any] = {
+    "options": {"ridge": DETECTOR_RIDGE},
+    "defaults": {"calib": 1, "canvas": "800x1344,1344x800"},
+    "paper_ridge": DETECTOR_RIDGE,
+}
+_DRAWN = "bundled: shapes to find, weights and pictures included"
+_OF_THREE_HEADS = "bundled: the same pictures, a cascade of three heads"
+DETECTORS: dict[str, Alias] = {
+    **{
+        name: Alias(timm_name=name, **_OF_ONE_PICTURE)
+        for name in ("mask_rcnn_swin_t", "mask_rcnn_swin_s", "cascade_mask_rcnn_swin_t", "cascade_mask_rcnn_swin_s")
+    },
+    **{
+        name: Alias(timm_name=name, in_paper=False, note=note, defaults={"calib": SCENES, "canvas": "192x256"})
+        for name, note in (("shapes", _DRAWN), ("shapes_cascade", _OF_THREE_HEADS))
+    },
+}
+
+
+def known(name: str) -> Alias | None:
+    """The alias of that name, of a classifier or of a detector."""
+    return ALIASES.get(name) or DETECTORS.get(name)
+
 
 def paper_ridge(name: str) -> float:
     """The paper's λ for a model: that of its alias, else the usual one."""
-    return ALIASES[name].paper_ridge if name in ALIASES else PAPER_RIDGE
+    alias = known(name)
+    return PAPER_RIDGE if alias is None else alias.paper_ridge
 
 
 def published_top1(identity: "Identity") -> float | None:

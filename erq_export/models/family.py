@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from erq_export.contract.errors import SpecError
 from erq_export.contract.registry import resolve
 from erq_export.contract.sites import OPERANDS, AttentionShape, OperandSite, Stage, Stream
+from erq_export.contract.state import State
 from erq_export.models import FAMILIES
 
 
@@ -132,7 +133,7 @@ def patch_tokens(path: str, embed: nn.Module, *, family: str) -> PatchTokens:
 
 
 @torch.no_grad()
-def run(stages: tuple[Stage, ...], x: Tensor) -> Tensor:
+def run(stages: tuple[Stage, ...], x: State) -> State:
     """The whole model, stage after stage."""
     for stage in stages:
         x = stage.forward(x)

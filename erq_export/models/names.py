@@ -10,7 +10,7 @@ from torch import nn
 from erq_export.contract.errors import SpecError
 from erq_export.contract.inputs import shown
 from erq_export.contract.registry import nearest, unknown
-from erq_export.models.aliases import ALIASES, Alias
+from erq_export.models.aliases import ALIASES, DETECTORS, Alias
 from erq_export.models.arguments import checked, given
 
 LONGEST_NAME = 200  # twice the longest of timm's
@@ -21,7 +21,7 @@ def alias_of(name: str) -> Alias:
     """The alias of that name, or any timm name as its own alias; SpecError with the nearest names otherwise."""
     if name in ALIASES:
         return ALIASES[name]
-    check_name(name, also=ALIASES)
+    check_name(name, also=ALIASES | DETECTORS)
     return Alias(timm_name=name)
 
 

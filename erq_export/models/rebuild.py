@@ -1,5 +1,7 @@
 """From a bundle back to a model: the fake-quant reference that everything deployed is held against."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from erq_export.contract.bundle import Bundle
@@ -9,6 +11,8 @@ from erq_export.contract.quantized import QuantizedConv
 from erq_export.contract.registry import resolve
 from erq_export.contract.sites import AttentionShape, submodule
 from erq_export.models import FAMILIES
+from erq_export.models.detectors import family as detectors
+from erq_export.models.detectors.loading import canvas_of, detector_of
 from erq_export.models.family import BACK, Family, add_back
 from erq_export.models.names import architecture
 from erq_export.models.sizes import check_size
@@ -39,17 +43,20 @@ def reference_model(bundle: Bundle) -> nn.Module:
 def _check_fit(model: nn.Module, bundle: Bundle) -> None:
     """DataError where a part of the bundle has no place of its shape in the prepared model, or a place has no part."""
     stages = _family(bundle).stages(model)
-    layers = [site.path for stage in stages for site in stage.sites]
+    layers = {site.path: site for stage in stages for site in stage.sites}
     operands = {site.path: site.role for stage in stages for site in stage.operands}
     if set(layers) != set(bundle.layers):
         raise _unfit(f"{min(set(layers) ^ set(bundle.layers))} is quantized in one of them alone")
     if bundle.operands and {path: part.role for path, part in bundle.operands.items()} != operands:
         raise _unfit("the operands of its attention are others")
     for path, part in bundle.layers.items():
-        weight: Tensor = submodule(model, path, nn.Linear).weight  # type: ignore[assignment]
-        wanted = tuple(weight.shape)  # (n, k)
-        if isinstance(part, QuantizedConv):
+        kernel = layers[path].kernel
+        found = submodule(model, path, nn.Linear if kernel is None else nn.Conv2d)
+        wanted = tuple(cast(Tensor, found.weight).flatten(1).shape)  # (n, k)
+        if isinstance(part, QuantizedConv) != (kernel is not None):
             raise _unfit(f"{path} is a convolution in one of them alone")
+        if isinstance(part, QuantizedConv) and part.kernel != kernel:
+            raise _unfit(f"{path} is another convolution: {part.kernel}, the architecture has {kernel}")
         if tuple(part.weight_q.shape) != wanted:
             raise _unfit(f"{path} has a weight of {tuple(part.weight_q.shape)}, the architecture one of {wanted}")
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -73,6 +80,8 @@ def _family(bundle: Bundle) -> Family:
 
 
 def _prepared(bundle: Bundle) -> nn.Module:
+    if bundle.identity.family == detectors.NAME:
+        return _family(bundle).prepare(detector_of(bundle.identity.timm_name, canvas_of(bundle.identity)))
     name, args = bundle.identity.timm_name, bundle.identity.model_args
     check_size(name, args, source=SOURCE)
     model, family = architecture(name, args, source=SOURCE), _family(bundle)

@@ -38,19 +38,19 @@ def spread(q: NDArray[Any], marker: ir.Node) -> NDArray[Any]:
 
 def product(
     editor: Editor, marker: ir.Node, act: Carried, weight: ir.Value, scales: WeightScales, target: Target, path: str
-) -> tuple[ir.Value, str]:
-    """(Ŵ ∗ x̂ in the carrier's type, name of the node that multiplies)."""
+) -> tuple[ir.Value, ir.Value]:
+    """(Ŵ ∗ x̂ in the carrier's type, the product of the node that multiplies)."""
     if target.weight_form == "channel":
         return _integers(editor, marker, act, weight, scales, path)
     carrier, shape, name = carrier_of(target), marker.outputs[0].shape, f"{path}/Conv"
     w_hat = scales.dequantized(editor, marker, weight, path, axis=0)
     y = editor.node(marker, "Conv", [act.x_hat, w_hat], name, dtype=carrier, shape=shape, **window_of(marker))
-    return scales.behind(editor, marker, y, path, one_a_channel), name
+    return scales.behind(editor, marker, y, path, one_a_channel), y
 
 
 def _integers(
     editor: Editor, marker: ir.Node, act: Carried, weight: ir.Value, scales: WeightScales, path: str
-) -> tuple[ir.Value, str]:
+) -> tuple[ir.Value, ir.Value]:
     """Sums in int32. Their scale is that of an input code times that of a weight code, rounded once to float32."""
     shape, name = marker.outputs[0].shape, f"{path}/ConvInteger"
     zero = editor.constant(f"{path}.act_zero_point", np.asarray(act.zero_point, np.uint8))
@@ -62,7 +62,7 @@ def _integers(
         marker, "Cast", [sums], f"{path}/Cast", dtype=ir.DataType.FLOAT, shape=shape, to=int(ir.DataType.FLOAT)
     )
     step = editor.constant(f"{path}.sum_scale", one_a_channel(act.scale * scales.of_rows))
-    return editor.node(marker, "Mul", [real, step], f"{path}/Mul", dtype=ir.DataType.FLOAT, shape=shape), name
+    return editor.node(marker, "Mul", [real, step], f"{path}/Mul", dtype=ir.DataType.FLOAT, shape=shape), sums
 
 
 def one_a_channel(values: NDArray[Any]) -> NDArray[Any]:

@@ -1,5 +1,6 @@
 """Editing an ONNX graph: constants and nodes under names of our choosing, put in the place of others."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ class Editor:
 
     def __init__(self, model: ir.Model) -> None:
         self.model, self.graph = model, model.graph
+        self._named = Counter[str]()
 
     def constant(self, name: str, array: NDArray[np.generic] | np.generic) -> ir.Value:
         """An initializer of this name, type and value; ValueError where the name stands for something else already."""
@@ -43,7 +45,11 @@ class Editor:
         shape: ir.Shape | None,
         **attributes: int | Sequence[int],
     ) -> ir.Value:
-        """Insert a node before another; returns its only output, called `<name>.out`."""
+        """Insert a node before another; returns its only output, called `<name>.out`. Where a name comes again, of a layer that
+        is called on several levels, it gets a number."""
+        self._named[name] += 1
+        if (n := self._named[name]) > 1:
+            name = f"{name}_{n - 1}"
         node = ir.node(op, list(inputs), dict(attributes), name=name)
         out = node.outputs[0]
         out.name, out.type, out.shape = f"{name}.out", ir.TensorType(dtype), shape

@@ -64,20 +64,22 @@ def _lower(editor: Editor, marker: ir.Node, target: Target, pack: Pack) -> Lower
     if convolved:
         weight_q = convolution.spread(q, marker)  # (n, c, r, s)
         weight = editor.constant(f"{path}.weight_q", weight_q)
-        y, multiplies = convolution.product(editor, marker, act, weight, scales, target, path)
+        y, product = convolution.product(editor, marker, act, weight, scales, target, path)
         bias = convolution.one_a_channel(bias)
     else:
         weight_q = np.ascontiguousarray(q.T)  # (k, n)
         weight = (
             unpacked(editor, marker, path, weight_q, target) if int4 else editor.constant(f"{path}.weight_q", weight_q)
         )
-        y, multiplies = _product(editor, marker, act, weight, scales, path)
+        y, product = _product(editor, marker, act, weight, scales, path)
     b = editor.constant(f"{path}.bias", bias.astype(scales.carrier.numpy()))
     y = editor.node(marker, "Add", [y, b], f"{path}/Add", dtype=scales.carrier, shape=y.shape)
     if flat:
         axes = editor.constant("axes_1", np.array([1], np.int64))
         y = editor.node(marker, "Squeeze", [y, axes], f"{path}/Squeeze", dtype=scales.carrier, shape=out.shape)
     editor.replace(marker, y)
+    if (maker := product.producer()) is None:
+        raise ValueError(f"{path}: nothing makes its product")
     return LoweredSite(
         path=path,
         w_bits=w_bits,
@@ -91,17 +93,17 @@ def _lower(editor: Editor, marker: ir.Node, target: Target, pack: Pack) -> Lower
         codes=str(act.codes.name),
         weight=f"{path}.weight_q",
         output=str(y.name),
-        gemm=multiplies,
+        gemm=str(maker.name),
     )
 
 
 def _product(
     editor: Editor, marker: ir.Node, act: Carried, weight: ir.Value, scales: WeightScales, path: str
-) -> tuple[ir.Value, str]:
-    """(Ŵ x̂ in the carrier's type, name of the node that multiplies)."""
+) -> tuple[ir.Value, ir.Value]:
+    """(Ŵ x̂ in the carrier's type, the product of the node that multiplies)."""
     w_hat, name = scales.dequantized(editor, marker, weight, path, axis=1), f"{path}/MatMul"
     if act.x_hat.shape is None or w_hat.shape is None:
         raise ValueError(f"{path}: its product has no shape")
     shape = ir.Shape([*act.x_hat.shape[:-1], w_hat.shape[1]])
     y = editor.node(marker, "MatMul", [act.x_hat, w_hat], name, dtype=scales.carrier, shape=shape)
-    return scales.behind(editor, marker, y, path), name
+    return scales.behind(editor, marker, y, path), y

@@ -2,12 +2,13 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from erq_export.contract.errors import EngineError
 
@@ -31,22 +32,39 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def trace(model: nn.Module, input_size: tuple[int, int, int]) -> ir.Model:
-    """Export a (quantized or float) model with a dynamic batch: input `pixels` (B, C, H, W), output `logits` (B, n).
+def trace(
+    model: nn.Module, input_size: tuple[int, int, int], *, takes: str = INPUT, gives: Sequence[str] = (OUTPUT,)
+) -> ir.Model:
+    """Export a (quantized or float) model with a dynamic batch: one input (B, C, H, W), as many outputs as are named.
 
     EngineError where torch cannot export it.
     """
-    example = torch.zeros(2, *input_size)
+    batch = ({0: torch.export.Dim("batch")},)
+    return exported(model, (torch.zeros(2, *input_size),), takes=(takes,), gives=gives, dynamic_shapes=batch)
+
+
+def exported(
+    model: nn.Module,
+    examples: tuple[Tensor, ...],
+    *,
+    takes: Sequence[str],
+    gives: Sequence[str],
+    dynamic_shapes: tuple[Mapping[int, Any], ...] | None = None,
+) -> ir.Model:
+    """Export a model with inputs and outputs by name, of the examples' shapes but where a dimension is named dynamic.
+
+    EngineError where torch cannot export it.
+    """
     with torch.no_grad(), _quiet():
         try:
             program = torch.onnx.export(
                 model.cpu().eval(),
-                (example,),
+                examples,
                 dynamo=True,
                 opset_version=OPSET,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
+                dynamic_shapes=dynamic_shapes,
+                input_names=list(takes),
+                output_names=list(gives),
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as e:

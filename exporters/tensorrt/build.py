@@ -11,10 +11,19 @@ from erq_export.contract.engine import MODEL as ENGINE
 from erq_export.contract.engine import TIMINGS, Batch, EngineRecord, Gpu
 from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.files import graph_sha256
-from erq_export.contract.manifest import WORDS, AttentionOperator, GraphManifest
+from erq_export.contract.manifest import WORDS, AttentionOperator, GraphManifest, by_path
 from erq_export.contract.records import encode
 
-from .plan import PlanLayer, attention_by_operator, compiled, plan_text, precision_by_node, products_apart, summarize
+from .plan import (
+    PlanLayer,
+    attention_by_operator,
+    compiled,
+    plan_text,
+    precision_by_node,
+    products_apart,
+    products_merged,
+    summarize,
+)
 
 FLOATING = WORDS.keys() - {"int8"}
 PLAN, LOG = "plan.txt", "build.log"
@@ -90,15 +99,16 @@ def claims_broken(
     One that is claimed floating-point breaks no word where it is not fused: `unfused` tells of it.
     """
     problems = [
-        f"{site.path} is claimed integer and runs in {executed.get(site.path, 'no layer of the plan')}"
-        for site in manifest.sites
-        if executed.get(site.path) != "int8"
+        f"{path} is claimed integer and runs in {executed.get(path, 'no layer of the plan')}"
+        for path in by_path(manifest.sites)  # one that is called on several levels is told once
+        if executed.get(path) != "int8"
     ]
     claims, summary, operators = manifest.claims, summarize(layers), manifest.attention_operators
     apart = products_apart(layers, operators)
+    merged = products_merged(layers, {site.gemm for site in manifest.sites})
     for kind, word in WORDS.items():
         as_gemm = summary.conv.get(kind, 0) if kind == "int8" else 0  # a layer may be compiled as a convolution
-        found, claimed = summary.gemm.get(kind, 0) + as_gemm - apart[kind], claims.gemm.get(kind, 0)
+        found, claimed = summary.gemm.get(kind, 0) + as_gemm + merged[kind] - apart[kind], claims.gemm.get(kind, 0)
         if found != claimed:
             problems.append(f"the graph claims {claimed} {word} GEMMs, the plan has {found}")
     problems += [

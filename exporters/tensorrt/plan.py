@@ -14,7 +14,7 @@ Measured on tensorrt_rtx 1.7.1 (TensorRT 10 writes `Format/Datatype:` and has no
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -168,6 +168,21 @@ def products_apart(layers: Iterable[PlanLayer], operators: Iterable[AttentionOpe
     """How many GEMMs of each precision are attention's own products, left outside a fused kernel."""
     nodes = {node for operator in operators for node in (operator.scores, operator.context)}
     return Counter(layer.precision for layer in layers if layer.role == "gemm" and nodes & set(layer.nodes))
+
+
+def products_merged(layers: Iterable[PlanLayer], products: Collection[str]) -> Counter[Precision | None]:
+    """How many of these nodes have no GEMM of their own, by precision: products of one input that one GEMM computes side by side.
+
+    A node that two multiplying layers carry is no proof of it.
+    """
+    carried = [
+        (layer.precision, set(products) & set(layer.nodes)) for layer in layers if layer.role in ("gemm", "conv")
+    ]
+    times = Counter(node for _, nodes in carried for node in nodes)
+    merged: Counter[Precision | None] = Counter()
+    for precision, nodes in carried:
+        merged[precision] += max(0, sum(times[node] == 1 for node in nodes) - 1)
+    return merged
 
 
 def plan_text(layers: Iterable[PlanLayer]) -> str:

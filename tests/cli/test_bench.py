@@ -22,7 +22,8 @@ from erq_export.flow import measure, pages
 from erq_export.validate import contestants, runners
 from erq_export.validate.runners import OnnxRuntimeRunner
 
-SHORT = ("--batch", "1", "--samples", "10", "--seconds", "0.05")
+SHORT = ("--batch", "1", "--samples", "10", "--seconds", "0.05", "--sittings", "2")
+FIVE = ("--sittings", "5")  # two show little: Student's quantile of one degree of freedom is 12.7
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_a_planted_slowdown_closes_the_gate_once_all_is_written(
         return sleeps
 
     monkeypatch.setattr(OnnxRuntimeRunner, "prepared", slowed)
-    code, said = erq("bench", out, *SHORT, "--require-speedup", "0.8")
+    code, said = erq("bench", out, *SHORT, *FIVE, "--require-speedup", "0.8")
     assert code == 7, said
     found = read(Bench, out / "bench.json")
     assert len(found.problems) == 1
@@ -117,7 +118,7 @@ def test_a_planted_slowdown_closes_the_gate_once_all_is_written(
     assert "FAILED (" in Page((out / "report.html").read_text()).first_line  # the page's verdict counts the speed gate
     assert "PROBLEM" in said
     assert "Not shown to be faster" in said
-    code, said = erq("bench", out, *SHORT, "--require-speedup", "0.3")
+    code, said = erq("bench", out, *SHORT, *FIVE, "--require-speedup", "0.3")
     assert code == 0, said
 
 
@@ -131,6 +132,7 @@ def refusals(tmp_path: Path) -> dict[str, tuple[list[str], int, str]]:
         "batch of text": (["--batch", "1,x"], 2, "--batch 'x' is no number"),
         "twice": (["--batch", "1,1"], 2, "twice"),
         "no threads": (["--threads", "0"], 2, "--threads"),
+        "no sitting": (["--sittings", "0"], 2, "--sittings"),
         "no time": (["--seconds", "0"], 2, "--seconds"),
         "no samples": (["--samples", "1"], 2, "--samples"),
         "unknown runner": (["--with", "tensorflow"], 2, "tensorflow"),
@@ -145,7 +147,17 @@ def refusals(tmp_path: Path) -> dict[str, tuple[list[str], int, str]]:
 
 
 CASES = (
-    *("batch 0", "batch of text", "twice", "no threads", "no time", "no samples", "unknown runner", "no GPU"),
+    *(
+        "batch 0",
+        "batch of text",
+        "twice",
+        "no threads",
+        "no sitting",
+        "no time",
+        "no samples",
+        "unknown runner",
+        "no GPU",
+    ),
     *("no graph there", "no graph in it", "another input", "no engine there", "an engine", "no ending"),
 )
 
@@ -197,7 +209,7 @@ def test_an_interrupt_leaves_the_folder_as_it_was(erq: Erq, out: Path, monkeypat
 
 
 def test_a_run_with_bench_has_the_section_at_once(erq: Erq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "BenchSpec", lambda: BenchSpec(batch=(1,), samples=10, seconds=0.05))
+    monkeypatch.setattr(measure, "BenchSpec", lambda: BenchSpec(batch=(1,), samples=10, seconds=0.05, sittings=2))
     photos = write_images(tmp_path / "photos", 6)
     code, said = erq(*MODEL, *QUICK, "--to", "onnx", "--data", photos, "--out", tmp_path / "out", "--bench")
     assert code == 0, said

@@ -20,7 +20,7 @@ from erq_export.cli.run import job_of, run
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import read
 from erq_export.contract.report import Report
-from erq_export.models.aliases import ALIASES
+from erq_export.models.aliases import ALIASES, DETECTORS
 from erq_export.models.names import architecture
 
 
@@ -64,8 +64,10 @@ def test_models_lists_every_short_name_with_the_papers_hyper_parameters(erq: Erq
     code, said = erq("models", "--json")
     listed = json.loads(said)
     assert code == 0
-    assert set(listed) == {*IN_THE_PAPER, "vit_t", "swin_t", "demo"}
-    assert {name for name, row in listed.items() if row["in_paper"]} == set(IN_THE_PAPER)
+    assert set(listed) == {*IN_THE_PAPER, "vit_t", "swin_t", "demo", *DETECTORS}
+    published = {name for name in DETECTORS if not name.startswith("shapes")}
+    assert {name for name, row in listed.items() if row["in_paper"]} == {*IN_THE_PAPER, *published}
+    assert all((listed[name]["ridge"], listed[name]["calib"]) == (1e5, 1) for name in published)
     for name, expected in IN_THE_PAPER.items():
         row = listed[name]
         assert (row["ridge"], row["flips"], row["calib"], row["preprocess"]["crop_pct"]) == expected, name
@@ -90,14 +92,18 @@ def test_models_is_a_table_of_those_values(erq: Erq) -> None:
     assert "not in the paper" in rows["swin_t"]
     assert rows["demo"].endswith("--compare w3a4; --compare w2a4; --seeds 5")
     assert "k = 1:" in said
+    assert [line.split()[0] for line in lines if "--calib 1; --checkpoint" in line] == list(DETECTORS)[:4]
 
 
 def test_what_models_lists_is_what_a_run_gets() -> None:
-    for name, alias in ALIASES.items():
+    for name, alias in (ALIASES | DETECTORS).items():
         context = run.make_context("run", [name, "--bits", "w4a4", "--out", "out"])
         given = {k: v for k, v in context.params.items() if k not in ("out", "overwrite", "store", "no_store")}
         job, row = job_of(given), described(alias)
         assert (job.method.options["flips"], job.data.calib) == (row["flips"], row["calib"])
+        if name in DETECTORS:
+            assert row["in_paper"] is False or job.method.options["ridge"] == row["ridge"]
+            continue
         reference = {**given, "published": "icml", "targets": ("reference",)}
         assert job_of(reference).method.options["ridge"] == row["ridge"]
 

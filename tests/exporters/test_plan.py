@@ -1,6 +1,7 @@
 """A plan is read for what it proves: integer is claimed for a layer only if every operand it multiplies is integer."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from erq_export.exporters.tensorrt.plan import (
     parse_plan,
     plan_text,
     precision_by_node,
+    products_merged,
     summarize,
 )
 
@@ -213,3 +215,11 @@ def test_a_gemm_or_an_attention_that_nothing_claims_is_counted() -> None:
     second = gemm(F16, F16, F16, kind="kgen", name="_gemm_mha_v2_myl0_9", node="elsewhere")
     problems = claims_broken(manifest, [PLAN[0], second], {}, {"b0.attn": "float16"})
     assert problems == ["the plan has 2 fused FP16 attentions, 1 are the graph's own"]
+
+
+def test_a_gemm_that_computes_two_products_side_by_side_counts_for_both() -> None:
+    """Classes and boxes of a detector have one input: one GEMM makes them. A node of two GEMMs is no proof of that."""
+    both = replace(gemm(I8), nodes=("a/MatMul", "b/MatMul"))
+    assert products_merged([both, gemm(I8, node="c/MatMul")], {"a/MatMul", "b/MatMul", "c/MatMul"}) == {"int8": 1}
+    assert not +products_merged([both, gemm(I8, node="b/MatMul")], {"a/MatMul", "b/MatMul"})
+    assert not +products_merged([both], {"a/MatMul"})

@@ -2,6 +2,7 @@
 
 import json
 
+from detections import of_detector
 from msgspec import structs
 
 from erq_export.contract.accuracy import Accuracy, ClassDrop, Judged, Paired, Share
@@ -357,7 +358,7 @@ def line(**changes: object) -> Line:
         "device_mib": 3.5,
         "products": {"u8": 1, "f32": 2},
         "logits_error": 1e-6,
-        "speedup": Speedup(than="float32 in onnxruntime", median=1.125, low=1.0625, high=1.25),
+        "speedup": Speedup(than="float32 in onnxruntime", ratio=1.125, low=1.0625, high=1.25),
     }
     return Line(**given | changes)  # type: ignore[arg-type]
 
@@ -431,7 +432,7 @@ def side_by_side() -> SideBySide:
         graph_bytes={"onnx": 1200},
         engine_bytes={"tensorrt-rtx": 2**20},
         calibration=StageCost(name="calibrate", wall_s=1.5, peak_mib=500.0),
-        speed={"onnx in onnxruntime": Speedup(than="float32", median=1.125, low=1.0625, high=1.25)},
+        speed={"onnx in onnxruntime": Speedup(than="float32", ratio=1.125, low=1.0625, high=1.25)},
         processor="a CPU",
     )
     changes = {
@@ -488,7 +489,7 @@ def every_file() -> dict[type[FileRecord], FileRecord]:
         manifest(),
         engine(),
         parity(),
-        report(),
+        of_detector(report()),
         run_manifest(),
         side_by_side(),
         Figure(name="logits_error", value=0.125),

@@ -63,6 +63,8 @@ def test_the_wheel_installs_into_an_empty_environment_and_overwrites_nobody(tmp_
         "exporters/onnx/linear.py",
         "validate/parity/check.py",
         "models/demo.safetensors",
+        "models/detectors/shapes.safetensors",
+        "models/detectors/shapes_cascade.safetensors",
         "py.typed",
     ):
         assert f"erq_export/{module}" in names

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from erq_export.contract.errors import DataError, MachineError
+from erq_export.contract.errors import DataError, no_coco_eval
 from erq_export.models.detectors.detector import Detections
 from erq_export.models.detectors.pasting import pasted
 
@@ -36,7 +36,7 @@ def in_cocos_form(
     detections: Detections, *, image_id: int, size: tuple[int, int], category_ids: Sequence[int]
 ) -> list[Found]:
     """The detections of one image of this height and width. Class i of the detector is the i-th category, sorted by id."""
-    encode = _library("mask").encode
+    encode = library("mask").encode
     found = []
     masks = pasted(detections.masks, detections.boxes, size)
     rows = zip(detections.boxes.tolist(), detections.labels.tolist(), detections.scores.tolist(), masks, strict=True)
@@ -63,8 +63,8 @@ def average_precision(
     """
     left_out = "bbox" if kind == "mask" else "segmentation"  # a mask's size is its pixels', not its box'
     things = [{k: copy.deepcopy(v) for k, v in one.items() if k != left_out} for one in found]
-    reference = _library("coco").COCO(copy.deepcopy(dict(truth)))
-    counted = _library("faster_eval_api").COCOeval_faster(
+    reference = library("coco").COCO(copy.deepcopy(dict(truth)))
+    counted = library("faster_eval_api").COCOeval_faster(
         reference, reference.loadRes(things), KINDS[kind], print_function=_silent
     )
     counted.evaluate()
@@ -75,6 +75,19 @@ def average_precision(
         raise DataError("there is nothing to find on these images", fix="images with annotated things on them")
     small, medium, large = (None if value < 0 else value for value in by_size)  # COCO's code says −1
     return AveragePrecision(ap=ap, ap50=ap50, ap75=ap75, small=small, medium=medium, large=large)
+
+
+def of_kind(one: Mapping[str, Any], kind: Literal["box", "mask"], size: tuple[int, int]) -> Any:
+    """What overlaps are measured of: a box (x, y, width, height), or compressed runs of a mask of this height and width."""
+    if kind == "box":
+        return list(one["bbox"])
+    found, encode = one["segmentation"], library("mask")
+    if isinstance(found, list):  # polygons
+        return encode.merge(encode.frPyObjects(found, *size))
+    if isinstance(found["counts"], list):
+        return encode.frPyObjects(dict(found), *size)
+    counts = found["counts"]
+    return {"size": list(found["size"]), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
 
 
 def _by_columns(mask: Tensor) -> Any:
@@ -90,11 +103,9 @@ def _silent(*_: Any) -> None:
     """What the library would print."""
 
 
-def _library(module: str) -> Any:
+def library(module: str) -> Any:
+    """A module of faster-coco-eval. MachineError where it is not installed."""
     try:
         return importlib.import_module(f"faster_coco_eval.core.{module}")
     except ImportError as e:
-        raise MachineError(
-            "average precision is counted by faster-coco-eval, which is not installed",
-            fix="pip install 'erq-export[detect]'",
-        ) from e
+        raise no_coco_eval() from e

@@ -41,6 +41,12 @@ def check_float(reference: nn.Module, graph: ir.Graph, claimed: Mapping[str, Qua
     wanted = {c.input: (path, x[path]) for path, c in claimed.items() if c.input not in given}
     if last.name not in {c.output for c in claimed.values()}:
         wanted[str(last.name)] = ("logits", logits)
+    return float_parity(graph, given, wanted)
+
+
+def float_parity(graph: ir.Graph, given: Mapping[str, Tensor], wanted: Mapping[str, tuple[str, Tensor]]) -> FloatParity:
+    """The piece between these values of the file, which must hold no quantizer: tensor → what it is given, and tensor → what
+    it is called and should be."""
     piece = cut(graph, list(given), list(wanted), of="the float part")
     half = any(is_half(value) for value in piece.graph.inputs)
     feeds = {str(v.name): given[str(v.name)].half() if is_half(v) else given[str(v.name)] for v in piece.graph.inputs}

@@ -12,7 +12,7 @@ from erq_export.backends.onnxruntime import session
 from erq_export.contract.manifest import AttentionOperator, GraphManifest, LoweredSite, by_path
 from erq_export.contract.parity import INTEGER_GEMMS
 
-FLOAT_GEMMS = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulNBits"})
+FLOAT_GEMMS = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulNBits", "Conv", "FusedConv"})
 GEMMS = INTEGER_GEMMS | FLOAT_GEMMS
 UNKNOWN = "unknown"
 

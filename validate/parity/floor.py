@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from erq_export.contract.floor import NoiseFloor
-from erq_export.contract.quantized import quant_linears, quant_operands
+from erq_export.contract.quantized import QuantLayer, QuantOperand
 
 from ..metrics.distance import cosine, relative_l2
 
@@ -34,7 +34,7 @@ def trembling(model: nn.Module, e: float, generator: torch.Generator) -> Iterato
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (noisy(args[0], e, generator), *args[1:])
 
-    quantized = (*quant_linears(model).values(), *quant_operands(model).values())
+    quantized = [module for module in model.modules() if isinstance(module, QuantLayer | QuantOperand)]
     handles = [module.register_forward_pre_hook(hook) for module in quantized]
     try:
         yield

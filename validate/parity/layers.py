@@ -1,7 +1,7 @@
 """One layer, teacher-forced: the same input to the reference's layer and to its piece of the exported file.
 
 Letters:  x (…, k) the input that the reference's layer gets;  q (…, k) its integer codes;  w (n, k) integer weight
-          a = Σ q·w (…, n) integer accumulators;  y (…, n) output
+          a = Σ q·w (…, n) integer accumulators;  y (…, n) output.  Of a convolution x is (B, c, H, W), y (B, n, H′, W′).
 The input is rounded to the type that the file has there before either side sees it.
 """
 
@@ -13,7 +13,7 @@ from erq_export.backends.onnxruntime import run_one, session
 from erq_export.contract.formats.affine import Grid
 from erq_export.contract.manifest import LoweredSite, Quantized
 from erq_export.contract.parity import AccumulatorParity, CodeParity, LayerParity, OutputParity
-from erq_export.contract.quantized import QuantLinear
+from erq_export.contract.quantized import QuantLayer
 
 from ..metrics.distance import ROUNDING, relative_l2, relative_max
 from .executed import GEMMS, optimized_session
@@ -24,7 +24,7 @@ EXACT = 2.0**24  # float32 holds every integer up to here
 
 
 @torch.no_grad()
-def check_layer(graph: ir.Graph, claim: LoweredSite, layer: QuantLinear, x: Tensor) -> LayerParity:
+def check_layer(graph: ir.Graph, claim: LoweredSite, layer: QuantLayer, x: Tensor) -> LayerParity:
     """Levels 1 and 2 of docs/backends.md, "Parity" for one layer of the file, on the CPU: codes, integer accumulators,
     output."""
     return LayerParity(
@@ -46,21 +46,21 @@ def check_codes(graph: ir.Graph, claim: Quantized, grid: Grid, x: Tensor) -> Cod
     )
 
 
-def check_accumulators(graph: ir.Graph, claim: LoweredSite, layer: QuantLinear, x: Tensor) -> AccumulatorParity:
+def check_accumulators(graph: ir.Graph, claim: LoweredSite, layer: QuantLayer, x: Tensor) -> AccumulatorParity:
     """The kernel's integer arithmetic: the piece with unit scales, fed with codes, against exact products.
 
     float64 holds every sum exactly; float32, in the file, wherever Σ|q·w| ≤ 2²⁴, by any kernel and in any order.
     """
     q, w = layer.grid.quantize(x), layer.weight_q.double()  # (…, k), (n, k)
     deployed = session(serialized(unit_piece(graph, claim)))
-    found, exact = run_one(deployed, q).double(), q.double() @ w.T  # (…, n)
-    provable = q.double().abs() @ w.abs().T <= EXACT
+    found, exact = run_one(deployed, q).double(), layer.product(q.double(), w)  # (…, n)
+    provable = layer.product(q.double().abs(), w.abs()) <= EXACT
     return AccumulatorParity(
         n=int(provable.sum()), mismatches=int(((found != exact) & provable).sum()), beyond=int((~provable).sum())
     )
 
 
-def check_output(graph: ir.Graph, claim: LoweredSite, layer: QuantLinear, x: Tensor) -> OutputParity:
+def check_output(graph: ir.Graph, claim: LoweredSite, layer: QuantLayer, x: Tensor) -> OutputParity:
     """The whole layer in the file's types, optimized as in deployment, against the reference's layer."""
     piece = layer_piece(graph, claim)
     half = is_half(piece.graph.outputs[0])

@@ -1,6 +1,6 @@
 """The integers in the file are the bundle's, and nothing of the float weights is left beside them.
 
-Letters:  W (n, k) a layer's weight;  the file holds it as (k, n)
+Letters:  W (n, k) a layer's weight;  the file holds it as (k, n), that of a convolution as (n, c, r, s)
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from erq_export.contract.manifest import LoweredSite
 from erq_export.contract.parity import WeightParity
-from erq_export.contract.quantized import QuantizedLayer
+from erq_export.contract.quantized import QuantizedConv, QuantizedLayer
 
 from .pieces import FLOATS, array_of
 
@@ -44,7 +44,9 @@ def check_weights(
 
 
 def _different(value: ir.Value, layer: QuantizedLayer) -> int:
-    want, file = layer.weight_q.numpy().T, array_of(value)  # (k, n)
+    file = array_of(value)
+    q = layer.weight_q
+    want = layer.kernel.spread(q).numpy() if isinstance(layer, QuantizedConv) else q.numpy().T  # (n, c, r, s) or (k, n)
     if value.dtype not in INTEGERS or file.shape != want.shape:
         return int(want.size)
     return int(np.count_nonzero(file.astype(np.int8) != want))

@@ -17,9 +17,9 @@ def draw(bench: Bench, path: Path) -> bool:
     axes = figure.add_subplot()
     for place, line in enumerate(lines):
         if (found := line.speedup) is not None:
-            spread = [[found.median - found.low], [found.high - found.median]]
+            spread = [[found.ratio - found.low], [found.high - found.ratio]]
             axes.errorbar(
-                [found.median], [place], xerr=spread, fmt="o", capsize=3, color="C0" if found.low > 1 else "C3"
+                [found.ratio], [place], xerr=spread, fmt="o", capsize=3, color="C0" if found.low > 1 else "C3"
             )
     axes.axvline(1.0, color="grey", linewidth=0.8)
     names = [f"{line.name}, batch {line.batch}" + f", {line.threads} threads" * (line.threads > 0) for line in lines]

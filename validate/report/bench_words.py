@@ -80,7 +80,7 @@ def _disturbed(bench: Bench) -> Iterator[str]:
     restless = [line for line in bench.lines if not line.settled]
     if restless:
         yield (
-            f"{len(restless)} of {len(bench.lines)} lines had not settled when their warm-up ended; ratios are taken within "
+            f"{len(restless)} of {len(bench.lines)} lines had not settled in the end; ratios are taken within "
             "rounds, times are to be read with care."
         )
     if (load := bench.before.load) is not None and load > BUSY:

@@ -34,7 +34,7 @@ def sizes(report: Report) -> Table:
             f"{target.bytes / MIB:.2f}",
             *(f"{n / MIB:.2f}" for n in (target.sizes.float32, target.sizes.int8, target.sizes.int4)),
             f"{target.sizes.written / MIB:.2f}",
-            "" if target.engine is None else f"{target.engine.bytes / MIB:.2f}",
+            f"{sum(engine.bytes for engine in target.engines.values()) / MIB:.2f}" if target.compiled else "",
         ]
         for name, target in report.targets.items()
     ]
@@ -78,11 +78,11 @@ def where(report: Report) -> Table:
     return ("what", "value"), [list(row) for row in (*report.machine.items(), *report.versions.items())]
 
 
-def again(command: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Commands with what they do: what was typed, then what the folder can do itself."""
+def again(command: Sequence[str], *, detector: bool) -> tuple[tuple[str, str], ...]:
+    """Commands with what they do: what was typed, then what the folder can do itself. A detector's run is not timed."""
     typed = shlex.join(("erq-export", *command)) if command else ""
     first = ((typed, "what was typed"),) if typed else ()
-    return (*first, *AGAIN.items())
+    return (*first, *((typed, does) for typed, does in AGAIN.items() if not (detector and " bench " in typed)))
 
 
 def _word(value: object) -> str:

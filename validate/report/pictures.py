@@ -10,6 +10,7 @@ from erq_export.contract.bench import Bench
 from erq_export.contract.report import Latency, Layer, Report
 from erq_export.contract.story import LayerCost, Story, sqnr_db
 
+from . import detection
 from .ink import INKS, picture
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def pictures(report: Report, bench: Bench | None = None) -> dict[str, str]:
 
 
 def _drawings(report: Report, bench: Bench | None) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    if report.detection is not None:
+        yield "detection", partial(detection.pictures, report.detection)
     if report.accuracy is not None and (shares := _shares(report.accuracy)):
         what = "top-1" if report.accuracy.float_top1 is not None else "the float model's class"
         label = f"{what} in per cent of {report.accuracy.n_images} images, 95 % interval"
@@ -65,7 +68,7 @@ def _speedups(bench: Bench) -> list[Interval]:
     return [
         (
             f"{line.name}\nbatch {line.batch}" + f", {line.threads} threads" * (line.threads > 0),
-            *(line.speedup.median, line.speedup.low, line.speedup.high),
+            *(line.speedup.ratio, line.speedup.low, line.speedup.high),
         )
         for line in bench.lines
         if line.speedup is not None and line.inputs == "resident"

@@ -1,35 +1,19 @@
 """The report's sections in their order: title, sentences and tables of each, the same on every page."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from erq_export.contract.bench import Bench
 from erq_export.contract.histograms import Histograms
 from erq_export.contract.report import Report
 from erq_export.contract.story import Story
 
-from . import coverage, facts, parity_tables, ranges, story_tables, tables
-from .tables import Table
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """anchor: its name in links, and that of its picture;  says: sentences above the tables, notes: a list below them;
-    tables: each with its caption, which may be empty;  folded: long tables, shown when asked for where a page can do so;
-    commands: what to type, and what it does."""
-
-    anchor: str
-    title: str
-    says: tuple[str, ...] = ()
-    tables: tuple[tuple[str, Table], ...] = ()
-    folded: tuple[tuple[str, Table], ...] = ()
-    notes: tuple[str, ...] = ()
-    commands: tuple[tuple[str, str], ...] = ()
+from . import coverage, detection, facts, parity_tables, ranges, story_tables, tables
+from .section import Section
 
 
 def sections(report: Report, bench: Bench | None = None, command: Sequence[str] = ()) -> Iterator[Section]:
     """Those that there is something to say in. command: the words that the run was started with."""
-    yield _accuracy(report)
+    yield from detection.sections(report) if detection.is_detector(report) else (_accuracy(report),)
     if report.comparison:
         yield Section(anchor="comparison", title="Comparison", tables=(("", tables.comparison(report.comparison)),))
     if report.price:
@@ -53,7 +37,12 @@ def sections(report: Report, bench: Bench | None = None, command: Sequence[str] 
     made, where = ("What it was made of", facts.made_of(report)), ("Machine and versions", facts.where(report))
     yield Section(anchor="environment", title="Environment", tables=(made, where))
     says = ("In the folder that this report lies in, wherever that is by now:",)
-    yield Section(anchor="again", title="Run it again", says=says, commands=facts.again(command))
+    yield Section(
+        anchor="again",
+        title="Run it again",
+        says=says,
+        commands=facts.again(command, detector=detection.is_detector(report)),
+    )
 
 
 def _accuracy(report: Report) -> Section:

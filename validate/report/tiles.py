@@ -7,6 +7,7 @@ from erq_export.contract.bench import Bench
 from erq_export.contract.parity import in_words
 from erq_export.contract.report import Report
 
+from . import detection
 from .coverage import integer_layers
 from .facts import MIB
 from .verdict import fastest
@@ -16,7 +17,8 @@ Tile = tuple[str, str, str]  # label, figure, what it stands beside
 
 def tiles(report: Report, bench: Bench | None = None) -> tuple[Tile, ...]:
     """At most five."""
-    return (*_accuracy(report.accuracy), *_parity(report), *_targets(report), *_speed(report, bench))
+    accuracy = _accuracy(report.accuracy) if report.detection is None else detection.tiles(report.detection)
+    return (*accuracy, *_parity(report), *_targets(report), *_speed(report, bench))
 
 
 def _accuracy(accuracy: Accuracy | None) -> Iterator[Tile]:
@@ -55,7 +57,7 @@ def _targets(report: Report) -> Iterator[Tile]:
 def _speed(report: Report, bench: Bench | None) -> Iterator[Tile]:
     if bench is not None and (best := fastest(bench)) is not None and best.speedup is not None:
         threads = f", {best.threads} threads" if best.threads else ""
-        yield "times as fast, at best", f"{best.speedup.median:.2f} ×", f"{best.name}, batch {best.batch}{threads}"
+        yield "times as fast, at best", f"{best.speedup.ratio:.2f} ×", f"{best.name}, batch {best.batch}{threads}"
     elif report.latency is not None and report.latency.ratios:
         ratio = list(report.latency.ratios.values())[-1]
         yield "times as fast", f"{ratio.median:.2f} ×", "as float32 in ONNX Runtime on this CPU"

@@ -9,6 +9,7 @@ from erq_export.contract.report import Report
 
 from ..sanity import doubt
 from .coverage import integer_layers
+from .detection import detected, part_parities, parts_exact
 
 FAILED, PASSED, SIMULATED = "FAILED", "Passed", "Simulated"
 LONGEST = 300  # characters of the problem that is quoted
@@ -16,7 +17,8 @@ LONGEST = 300  # characters of the problem that is quoted
 
 def verdict(report: Report, bench: Bench | None = None) -> str:
     """One sentence; how fast comes last, behind its last semicolon."""
-    parts = (_computed(report), _accurate(report.accuracy), _exact(report), _fast(report, bench))
+    accurate = _accurate(report.accuracy) if report.detection is None else detected(report.detection)
+    parts = (_computed(report), accurate, _exact(report), _fast(report, bench))
     return f"{_outcome(report, bench)}: {'; '.join(parts)}."
 
 
@@ -55,7 +57,7 @@ def _precision(report: Report) -> Iterator[str]:
     """One clause for the targets that run, or were compiled to run, the same number of layers in integers."""
     alike: dict[tuple[int | None, bool], list[str]] = {}
     for name, target in report.targets.items():
-        alike.setdefault((integer_layers(report, target), target.engine is not None), []).append(name)
+        alike.setdefault((integer_layers(report, target), target.compiled), []).append(name)
     for (n, compiled), names in alike.items():
         where = " and ".join(names)
         if n is None:
@@ -84,6 +86,8 @@ def _accurate(accuracy: Accuracy | None) -> str:
 
 def _exact(report: Report) -> str:
     found = {name: target.parity for name, target in report.targets.items() if target.parity is not None}
+    if parts := part_parities(report):
+        return parts_exact(parts)
     if not found:
         return "no graph to hold against PyTorch"
     wrong = {name: _differ(parity) for name, parity in found.items()}
@@ -124,4 +128,4 @@ def _timed(bench: Bench) -> list[Line]:
 
 
 def _median(line: Line) -> float:
-    return 0.0 if line.speedup is None else line.speedup.median
+    return 0.0 if line.speedup is None else line.speedup.ratio

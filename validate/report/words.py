@@ -9,6 +9,8 @@ from erq_export.contract.parity import in_words
 from erq_export.contract.report import Latency, PriceRow, Report, TargetReport
 
 from ..sanity import doubt
+from . import detection
+from .detection import is_detector
 from .verdict import verdict
 
 VALUES = ".attn.proj"  # a rotated attention is named by the Linear that reads its values
@@ -30,6 +32,11 @@ def _sentences(report: Report) -> Iterator[str]:
     )
     if report.rotated:
         yield _basis(report.rotated)
+    if is_detector(report):
+        yield from detection.sentences(report)
+        yield from (f"Not verified here: {text}" for text in report.not_verified)
+        yield from (f"PROBLEM: {text}" for text in report.problems)
+        return
     yield from _accuracy(report.accuracy)
     for name, target in report.targets.items():
         yield from _target(name, target)
@@ -52,7 +59,9 @@ def _basis(rotated: Sequence[str]) -> str:
 def _weights(model: Identity) -> str:
     return {
         "random": "random weights",
-        "bundled": "trained on scikit-learn's digits",
+        "bundled": "trained on scikit-learn's digits"
+        if model.family != detection.FAMILY
+        else "trained on drawn scenes",
         "checkpoint": f"checkpoint {str(model.weights_sha256)[:12]}",
         "pretrained": "timm's pretrained weights",
         "module": "the caller's own module",

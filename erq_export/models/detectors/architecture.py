@@ -1,8 +1,13 @@
 """What a detector is made of: widths, depths and heads; the four whose weights are published."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from erq_export.contract.registry import unknown
 
 CASCADE_STAGES = 3
+Size = tuple[int, int]  # height, width
+STAND_IN = (192, 256)  # pixels of a stand-in's picture and canvas (`data.scenes`)
+CANVAS = (800, 1344)  # of the published: what a picture of 800 × 1333 lies on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,13 @@ class Architecture:
         """Box heads, and mask heads."""
         return CASCADE_STAGES if self.cascade else 1
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """As `Detector.parts` names them."""
+        if not self.cascade:
+            return ("body", "box", "mask")
+        return ("body", *(f"{kind}.{i}" for kind in ("box", "mask") for i in range(self.n_heads)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
@@ -52,3 +64,20 @@ PUBLISHED = {
         file="cascade_mask_rcnn_swin_small_patch4_window7.pth", architecture=Architecture(depths=SMALL, cascade=True)
     ),
 }
+
+_SHAPES = Architecture(
+    depths=(2, 2, 2, 1), cascade=False, dim=32, heads=(1, 2, 4, 8), channels=32, features=256, classes=8
+)
+STAND_INS = {  # trained on `data.scenes` by benchmarks/train_shapes.py
+    "shapes": _SHAPES,
+    "shapes_cascade": replace(_SHAPES, cascade=True, features=128),
+}
+
+
+def architecture_of(name: str) -> Architecture:
+    """SpecError with the names there are for another."""
+    if name in STAND_INS:
+        return STAND_INS[name]
+    if name in PUBLISHED:
+        return PUBLISHED[name].architecture
+    raise unknown("detector", name, [*PUBLISHED, *STAND_INS])

@@ -57,6 +57,7 @@ class Body(nn.Module):
         self.fpn = FeaturePyramidNetwork(list(architecture.widths), channels, extra_blocks=LastLevelMaxPool())
         self.rpn = RPNHead(channels, len(RATIOS))
         self.set_canvas(canvas)
+        self.register_load_state_dict_post_hook(_remade)  # type: ignore[no-untyped-call]
 
     def set_canvas(self, canvas: tuple[int, int]) -> None:
         """Make the masks for images of this height and width. Blocks of a stage share them."""
@@ -70,6 +71,12 @@ class Body(nn.Module):
             for block in layer.blocks:
                 block.set_map(masks)
 
+    def take(self, image: Tensor) -> None:
+        """Make the masks for images (B, 3, H, W) like this one, unless they are there."""
+        height, width = image.shape[2:]
+        if (height, width) != tuple(self.canvas):
+            self.set_canvas((height, width))
+
     def forward(self, image: Tensor) -> Pyramid:
         """(B, 3, H, W), normalised and padded with zeros to the canvas"""
         if tuple(image.shape[2:]) != tuple(self.canvas):
@@ -82,6 +89,11 @@ class Body(nn.Module):
         maps = tuple(self.fpn(features).values())
         objectness, deltas = self.rpn(list(maps))
         return Pyramid(maps, tuple(objectness), tuple(deltas))
+
+
+def _remade(body: nn.Module, _keys: object) -> None:
+    """Constants of bias and mask are not in files: those of other weights were made."""
+    cast(Body, body).set_canvas(cast(Body, body).canvas)
 
 
 def prepare(body: Body) -> Body:

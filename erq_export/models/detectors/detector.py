@@ -58,9 +58,7 @@ class Detector(nn.Module):
         return {"body": self.body, **dict(heads)}
 
     def forward(self, framed: Framed) -> "Detections":
-        canvas = (framed.pixels.shape[2], framed.pixels.shape[3])
-        if canvas != self.body.canvas:
-            self.body.set_canvas(canvas)
+        self.body.take(framed.pixels)
         return detect(Parts(body=self.body, box=tuple(self.box), mask=tuple(self.mask)), framed)
 
 
@@ -79,35 +77,44 @@ def detect(parts: Parts, framed: Framed) -> Detections:
     """Everything that the parts find in one image."""
     pyramid = parts.body(framed.pixels)
     scores, boxes = _scored(parts, pyramid, proposals(pyramid, framed.size), framed.size)
-    boxes, labels, scores = _kept(boxes, scores)
+    boxes, labels, scores = kept(boxes, scores)
     return Detections(
         boxes=boxes / framed.scale.to(boxes), labels=labels, scores=scores, masks=_masks(parts, pyramid, boxes, labels)
     )
 
 
 def _scored(parts: Parts, pyramid: Pyramid, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Scores (n, K) of the classes and, for each, the box (n, K, 4).
-
-    Every head but the last moves the boxes to where its best class wants them, and the next one looks there. Its logits stay:
-    scores are the softmax of their mean, not the mean of softmaxes. Boxes are the last head's.
-    """
+    """Scores (n, K) of the classes and, for each, the box (n, K, 4). The logits of every head stay; boxes are the last one's."""
     every: list[Tensor] = []
-    for i, (head, scales) in enumerate(zip(parts.box, SCALES, strict=False)):
+    for i, head in enumerate(parts.box):
         logits, deltas = head(pooled(pyramid.maps, boxes, BOX_SIDE))
         every.append(logits)
         if i + 1 < len(parts.box):
-            best = logits[:, 1:].argmax(1) + 1
-            boxes = clipped(decode(deltas[torch.arange(len(best)), best], boxes, scales), size)
-    last = SCALES[len(parts.box) - 1]
+            boxes = refined(logits, deltas, boxes, i, size)
+    return scored(every, deltas, boxes, size)
+
+
+def refined(logits: Tensor, deltas: Tensor, boxes: Tensor, i: int, size: tuple[int, int]) -> Tensor:
+    """Where the i-th head's best class wants its boxes (n, 4): the next one looks there."""
+    best = logits[:, 1:].argmax(1) + 1
+    return clipped(decode(deltas[torch.arange(len(best)), best], boxes, SCALES[i]), size)
+
+
+def scored(every: Sequence[Tensor], deltas: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Scores (n, K) and boxes (n, K, 4), of each head's logits (n, 1 + K) and the last one's offsets (n, 1 + K, 4).
+
+    Scores are the softmax of the mean of logits, not the mean of softmaxes.
+    """
+    last = SCALES[len(every) - 1]
     return _probabilities(every)[:, 1:], clipped(decode(deltas[:, 1:], boxes, last), size)
 
 
-def _probabilities(logits: list[Tensor]) -> Tensor:
+def _probabilities(logits: Sequence[Tensor]) -> Tensor:
     """(n, 1 + K) of what each head says: (n, 1 + K)"""
-    return torch.stack(logits).mean(0).softmax(1)
+    return torch.stack(list(logits)).mean(0).softmax(1)
 
 
-def _kept(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def kept(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of boxes (n, K, 4) and scores (n, K): boxes, labels and scores of the detections, at most 100, best first."""
     at, label = (scores > LEAST_SCORE).nonzero(as_tuple=True)
     boxes, scores = boxes[at, label], scores[at, label]
@@ -120,5 +127,10 @@ def _masks(parts: Parts, pyramid: Pyramid, boxes: Tensor, labels: Tensor) -> Ten
     if not len(boxes):
         return boxes.new_zeros(0, 2 * MASK_SIDE, 2 * MASK_SIDE)
     x = pooled(pyramid.maps, boxes, MASK_SIDE)
-    each = [head(x)[torch.arange(len(labels)), labels].sigmoid() for head in parts.mask]
-    return torch.stack(each).mean(0)
+    return joined([head(x) for head in parts.mask], labels)
+
+
+def joined(every: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """(n, 28, 28) probabilities: the mean of what each head's logits (n, 1 + K, 28, 28) say of the boxes' classes."""
+    own = labels[:, None, None, None].expand(-1, 1, *every[0].shape[2:])
+    return torch.stack([logits.gather(1, own)[:, 0].sigmoid() for logits in every]).mean(0)

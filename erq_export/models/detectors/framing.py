@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from erq_export.contract.errors import SpecError
+from erq_export.models.detectors.architecture import Size
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of red, green and blue, 0 … 255
 STEP = 32  # pixels: sides of a canvas are multiples, so that Swin's four stages halve them evenly
 SHORT, LONG = 800, 1333  # sides that a picture is resized to, whichever is reached first
-Size = tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,11 @@ class Framed:
     pixels: Tensor  # (1, 3, H, W), zero where the picture ends
     size: Size  # of the resized picture in the canvas' upper left corner
     given: Size  # of the picture as it was given
+
+    @property
+    def canvas(self) -> Size:
+        """Height and width of what it lies on."""
+        return self.pixels.shape[2], self.pixels.shape[3]
 
     @property
     def scale(self) -> Tensor:
@@ -57,6 +62,15 @@ class Framing:
         height, width = (max(1, int(side * scale + 0.5)) for side in given)
         return height, width
 
+    def fits(self, given: Size) -> bool:
+        """Is there a canvas for a picture of this size?"""
+        size = self.resized_size(given)
+        return not self.canvases or any(size[0] <= h and size[1] <= w for h, w in self.canvases)
+
+    def canvas_for(self, given: Size) -> Size:
+        """The canvas of a picture of this size. SpecError where it fits on none."""
+        return self.canvas(self.resized_size(given))
+
     def canvas(self, size: Size) -> Size:
         """The canvas of a resized picture. SpecError where it fits on none."""
         if not self.canvases:
@@ -80,6 +94,12 @@ class Framing:
         normal = (resized.round().clamp(0, 255) - mean) / std  # whole grey levels, as the original's resize gives them
         pixels = F.pad(normal, (0, width - size[1], 0, height - size[0]))
         return Framed(pixels=pixels, size=size, given=given)
+
+
+def laid_on(pixels: Tensor, canvas: Size) -> Tensor:
+    """(1, 3, H, W) → the same on another canvas, as far as it lies on it, with zeros where it ends."""
+    height, width = pixels.shape[2:]
+    return F.pad(pixels, (0, canvas[1] - width, 0, canvas[0] - height))
 
 
 def _up(side: int) -> int:

@@ -4,6 +4,7 @@ All of them: every Linear and every convolution. What computes in floating point
 convolution that doubles a mask's sides.
 """
 
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from erq_export.contract.kernel import Kernel
 from erq_export.contract.sites import Site
 from erq_export.models.detectors.body import Body
+from erq_export.models.detectors.detector import Detector
 
 
 def linear_sites(body: Body) -> tuple[Site, ...]:
@@ -33,6 +35,19 @@ def linear_sites(body: Body) -> tuple[Site, ...]:
 def body_sites(body: Body) -> tuple[Site, ...]:
     """Swin's, then the pyramid's and the proposal head's, of which the latter sees every level of the pyramid."""
     return (*linear_sites(body), *module_sites(body.fpn, "fpn."), *module_sites(body.rpn, "rpn."))
+
+
+def detector_sites(detector: Detector) -> tuple[Site, ...]:
+    """Every site of a prepared detector by its path there."""
+    heads = [(f"{kind}.{i}.", head) for kind in ("box", "mask") for i, head in enumerate(getattr(detector, kind))]
+    own = [site for prefix, head in heads for site in module_sites(head, prefix)]
+    return (*(_within("body.", site) for site in body_sites(detector.body)), *own)
+
+
+def _within(prefix: str, site: Site) -> Site:
+    """The site by its paths in what holds the body."""
+    norm, pad, values = (path and f"{prefix}{path}" for path in (site.norm, site.pad, site.values))
+    return replace(site, path=f"{prefix}{site.path}", norm=norm, pad=pad, values=values)
 
 
 def module_sites(part: nn.Module, prefix: str = "") -> tuple[Site, ...]:

@@ -1,0 +1,257 @@
+"""A detector from the command line to engines and average precision: the stand-in, its own weights and scenes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from command_line import Erq
+from html_page import Page
+from numpy.typing import NDArray
+from PIL import Image
+
+from erq_export.backends.tensorrt import available
+from erq_export.contract.engine import ENGINE, EngineRecord
+from erq_export.contract.output.folder import OutputFolder
+from erq_export.contract.records import read
+from erq_export.contract.report import Report
+from erq_export.data.runs import runs
+from erq_export.data.scenes import Scenes
+from erq_export.exporters.onnx.write import save
+from erq_export.flow import api
+from erq_export.flow.detection import make
+
+N = 6  # pictures
+PARTS = ("body", "box", "mask")
+RTX = available("tensorrt_rtx") is not None
+TARGETS = ["onnx", "tensorrt-rtx"][: 1 + RTX]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
+    pytest.importorskip("faster_coco_eval")
+    folder = tmp_path_factory.mktemp("runs") / "shapes"
+    api.run("shapes", bits="w4a4", out=folder, to=TARGETS, calib=2, val_images=N, store=store, capability=("8.9",))
+    return folder
+
+
+def test_every_part_is_a_graph_whose_layers_sums_and_float_operators_are_those_of_pytorch(out: Path) -> None:
+    report = read(Report, OutputFolder(out).report)
+    target = report.targets["onnx"]
+    assert list(target.parts) == [*PARTS, "detector"]
+    assert report.problems == ()
+    for name in PARTS:
+        parity = target.parts[name].parity
+        assert parity is not None
+        assert parity.problems() == []
+        assert (parity.codes.mismatches, parity.sums.mismatches) == (0, 0)
+        assert parity.sums.n > 10_000
+        assert len(parity.layers) == sum(target.parts[name].claims.gemm.values())
+    assert sum(len(p.parity.layers) for p in target.parts.values() if p.parity) == len(report.layers) + 3 * 4  # levels
+    assert set(target.executed) == {layer.path for layer in report.layers}
+
+
+def test_what_is_found_is_judged_beside_the_float_detector(out: Path) -> None:
+    found = read(Report, OutputFolder(out).report).detection
+    assert found is not None
+    assert (found.n_images, found.n_given, found.canvases) == (N, N, ((192, 256),))
+    assert found.exact.box.ap > 30
+    assert found.exact.box_change is None
+    for judged in (found.reference, *found.graphs.values()):
+        change = judged.box_change
+        assert change is not None
+        assert change.value == pytest.approx(judged.box.ap - found.exact.box.ap, abs=1e-6)
+        assert change.low <= change.value <= change.high
+    (like,) = found.as_reference.values()
+    assert like.n_pictures == N
+    own = found.trembling
+    assert own is not None
+    assert like.found / like.n > own.found / own.n - 0.25  # codes that round the other way, here and there
+
+
+def test_the_page_says_it_and_shows_pictures(out: Path) -> None:
+    page = (out / "report.html").read_text()
+    assert "box AP" in Page(page).first_line
+    assert page.count("data:image/jpeg;base64,") == 6
+    text = (out / "report.md").read_text()
+    assert "## Average precision on 6 pictures" in text
+    assert "| reference | masks |" in text
+    assert "erq-export bench" not in text
+
+
+def test_it_is_measured_again_with_a_bound(erq: Erq, out: Path, store: Path) -> None:
+    code, said = erq("validate", out, "--store", store, "--max-drop", "-100")
+    assert code == 4, said
+    assert "AP drops by" in said
+    code, said = erq("validate", out, "--store", store)
+    assert code == 0, said
+    code, said = erq("inspect", out)
+    assert "box AP" in said
+    before = (out / "report.json").read_bytes()
+    for words in (
+        ("bench", out),
+        ("validate", out, "--bisect"),
+        ("build", out, "--twin"),
+        ("compare", out, out.parent / "other"),
+    ):
+        code, said = erq(*words)
+        assert (code, "is for classifiers, shapes is a detector" in said) == (2, True), said
+    assert (out / "report.json").read_bytes() == before
+
+
+def test_it_is_measured_on_another_folder_and_still_compared_on_its_own_picture(
+    erq: Erq, out: Path, store: Path, tmp_path: Path
+) -> None:
+    Scenes(2, seed=9).write(tmp_path / "coco", "val2017")  # and no train2017
+    own = read(Report, OutputFolder(out).report)
+    code, said = erq("validate", out, "--store", store, "--coco", tmp_path / "coco")
+    assert code == 0, said
+    found = read(Report, OutputFolder(out).report)
+    assert found.detection is not None
+    assert found.detection.n_images == 2
+    assert found.targets["onnx"].parts["body"].parity == own.targets["onnx"].parts["body"].parity
+
+
+@pytest.mark.skipif(not RTX, reason="tensorrt_rtx is not installed")
+def test_every_claimed_layer_of_every_engine_is_int8_and_engines_are_built_again(
+    erq: Erq, out: Path, store: Path
+) -> None:
+    engines = {part: out / "tensorrt-rtx" / part / "engine" for part in PARTS}
+    for place in engines.values():
+        record = read(EngineRecord, place / ENGINE)
+        assert record.problems == ()
+        assert set(record.precision.values()) == {"int8"}
+    code, said = erq("build", out, "--store", store, "--to", "tensorrt-rtx")
+    assert code == 0, said
+    assert "compiled to multiply 8-bit integers for tensorrt-rtx" in (out / "report.md").read_text()
+
+
+@pytest.mark.skipif(not RTX, reason="tensorrt_rtx is not installed")
+def test_claimed_layers_that_are_compiled_to_floating_point_end_the_run(
+    erq: Erq, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault: two layers get their inputs as they were before they were quantized, and manifests go on claiming INT8."""
+    wrong = {"body": "body.rpn.conv.0.0", "box": "box.0.head.fc7"}
+    shutil.copytree(out, tmp_path / "out")
+
+    def with_fault(graph: ir.Model, path: Path) -> None:
+        for node in graph.graph.all_nodes():
+            if node.name and node.name.startswith(tuple(wrong.values())) and node.op_type in ("Conv", "Gemm", "MatMul"):
+                before = node.inputs[0]
+                while before.producer().op_type != "QuantizeLinear":
+                    before = before.producer().inputs[0]
+                node.replace_input_with(0, before.producer().inputs[0])
+        save(graph, path)
+
+    monkeypatch.setattr(make, "save", with_fault)
+    code, said = erq("build", tmp_path / "out", "--store", tmp_path / "store", "--to", "tensorrt-rtx")
+    assert code == 6, said
+    for part, layer in wrong.items():
+        assert said.count(f"{layer} is claimed integer and runs in float16") == 1
+        record = read(EngineRecord, tmp_path / "out" / "tensorrt-rtx" / part / "engine" / ENGINE)
+        assert [path for path, precision in record.precision.items() if precision != "int8"] == [layer]
+
+
+@pytest.mark.slow
+def test_the_cascade_goes_the_same_way(tmp_path: Path, store: Path) -> None:
+    """Seven parts: every layer of each in integers, equal to PyTorch's; what is found is what the reference finds, or nearly."""
+    pytest.importorskip("faster_coco_eval")
+    asked = {"bits": "w4a4", "method": "rtn", "to": TARGETS, "capability": ("8.9",)}
+    report = api.run("shapes_cascade", **asked, out=tmp_path, calib=2, val_images=3, store=store)
+    assert report.problems == ()
+    parts = report.targets["onnx"].parts
+    assert list(parts) == ["body", "box.0", "box.1", "box.2", "mask.0", "mask.1", "mask.2", "detector"]
+    compared = {name: part.parity for name, part in parts.items() if part.parity is not None}
+    assert set(compared) == set(parts) - {"detector"}
+    assert all((p.codes.mismatches, p.sums.mismatches) == (0, 0) for p in compared.values())
+    assert report.detection is not None
+    assert report.detection.exact.box.ap > 30
+    if RTX:
+        engines = [part.engine for part in report.targets["tensorrt-rtx"].parts.values()]
+        assert {how for engine in engines if engine for how in engine.precision.values()} == {"int8"}
+        assert len(engines) == len(compared)
+
+
+def test_a_folder_in_cocos_layout_is_measured_on_and_calibrated_from(tmp_path: Path, store: Path) -> None:
+    pytest.importorskip("faster_coco_eval")
+    root = tmp_path / "coco"
+    Scenes(3, seed=5).write(root, "val2017")
+    Scenes(2, seed=6).write(root, "train2017")
+    to = TARGETS[-1]  # without the whole detector's graph, which takes longest to trace
+    report = api.run(
+        "shapes", bits="w8a8", out=tmp_path / "out", to=to, calib=2, coco=str(root), store=store, capability=("8.9",)
+    )
+    assert report.detection is not None
+    assert report.detection.n_images == 3
+    assert report.detection.reference.box.ap == pytest.approx(report.detection.exact.box.ap, abs=15)
+
+
+def turned(root: Path, split: str, ids: set[int]) -> None:
+    """Mirror these scenes of a folder in COCO's layout on their diagonal: they stand upright then."""
+    file = root / "annotations" / f"instances_{split}.json"
+    content = json.loads(file.read_text())
+    for picture in (picture for picture in content["images"] if picture["id"] in ids):
+        picture["height"], picture["width"] = picture["width"], picture["height"]
+        path = root / split / picture["file_name"]
+        Image.open(path).transpose(Image.Transpose.TRANSPOSE).save(path)
+    for thing in (thing for thing in content["annotations"] if thing["image_id"] in ids):
+        mask = decoded(thing["segmentation"]).T
+        x, y, width, height = thing["bbox"]
+        thing |= {"bbox": [y, x, height, width], "segmentation": {"size": [*mask.shape], "counts": runs(mask)}}
+    file.write_text(json.dumps(content))
+
+
+def decoded(segmentation: dict[str, Any]) -> NDArray[np.bool_]:
+    """(H, W) of COCO's runs, which go down the columns."""
+    height, width = segmentation["size"]
+    colours = np.arange(len(segmentation["counts"])) % 2 == 1
+    return np.repeat(colours, segmentation["counts"]).reshape(width, height).T
+
+
+def test_upright_pictures_have_a_canvas_of_their_own(erq: Erq, tmp_path: Path, store: Path) -> None:
+    """Graphs, parity and average precision of both canvases, from one calibration on the first."""
+    pytest.importorskip("faster_coco_eval")
+    Scenes(4, seed=5).write(tmp_path / "coco", "val2017")
+    Scenes(2, seed=6).write(tmp_path / "coco", "train2017")
+    turned(tmp_path / "coco", "val2017", {1, 2})
+    words = ("--bits", "w4a4", "--method", "rtn", "--calib", 2, "--store", store, "--coco", tmp_path / "coco")
+    code, said = erq("shapes", *words, "--canvas", "192x256,256x192", "--out", tmp_path / "out")
+    assert code == 0, said
+    report = read(Report, tmp_path / "out" / "report.json")
+    found, target = report.detection, report.targets["onnx"]
+    assert found is not None
+    assert (found.n_images, found.n_given, found.canvases) == (4, 4, ((192, 256), (256, 192)))
+    assert found.n_on == (2, 2)
+    assert list(target.parts) == [*PARTS, "body-256x192", "detector", "detector-256x192"]
+    upright = target.parts["body-256x192"]
+    assert upright.parity is not None
+    assert (upright.parity.problems(), upright.parity.codes.mismatches) == ([], 0)
+    assert upright.claims == target.parts["body"].claims
+    assert target.claims.gemm["int8"] == sum(target.parts[part].claims.gemm["int8"] for part in PARTS)
+    (graphs,) = found.graphs.values()
+    assert abs(graphs.box.ap - found.reference.box.ap) < 15
+    assert "on a canvas of 192 × 256 or 256 × 192" in (tmp_path / "out" / "report.md").read_text()
+    code, said = erq("validate", tmp_path / "out", "--store", store)
+    assert code == 0, said
+    code, said = erq("shapes", *words, "--canvas", "192x256", "--out", tmp_path / "one")
+    assert code == 0, said
+    lying = read(Report, tmp_path / "one" / "report.json").detection
+    assert lying is not None
+    assert (lying.n_images, lying.n_given) == (2, 4)
+
+
+def test_a_run_made_again_is_identical_but_for_what_the_builder_makes(erq: Erq, out: Path) -> None:
+    """TensorRT-RTX gives other bytes for the heads' engines each time (1.7.1), and `reproduce` says so with exit code 8."""
+    code, said = erq("reproduce", out / "manifest.json")
+    made = [name for target in TARGETS for name in (f"{target}/body", f"{target}/box", f"{target}/mask")]
+    for name in ("bundle", "images", "onnx/detector", *made):
+        assert f"{name}: identical" in said, said
+    assert code in ((0, 8) if RTX else (0,)), said
