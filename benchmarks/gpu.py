@@ -1,9 +1,9 @@
 """Everything that only a GPU can show, in one command without network: python benchmarks/gpu.py [--dry-run] [--out FOLDER].
 
 Calibration there beside the CPU (time, equality of the bundles), every graph and engine that runs there beside its float
-twin, the demo's accuracy in each runner. Full-size models have random weights. A step that fails is written down with its
-reason, and the rest still runs. --dry-run: all that needs no GPU, shortened, and what would follow. Writes gpu-NAME.json and
-gpu-NAME.md. Not yet run on a GPU.
+twin, the demo's accuracy in each runner, a detector's average precision. Full-size models have random weights. A step that
+fails is written down with its reason, and the rest still runs. --dry-run: all that needs no GPU, shortened, and what would
+follow. Writes gpu-NAME.json and gpu-NAME.md. Not yet run on a GPU.
 """
 
 import re
@@ -31,6 +31,7 @@ from erq_export.flow import run as flow
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import begin
 from erq_export.flow.compare import layer_error
+from erq_export.flow.detection import run as detector
 from erq_export.flow.job import Job, resolve
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT
@@ -47,8 +48,10 @@ DEFAULTS: dict[str, Any] = {
     "calib": 32,
     "batch": (1, 8, 32),
     "seconds": 10.0,
+    "scenes": 100,
 }
-DRY = {"method": "rtn", "calib": 1, "batch": (1,), "seconds": 0.05, "samples": 10}
+DRY = {"method": "rtn", "calib": 1, "batch": (1,), "seconds": 0.05, "samples": 10, "scenes": 2}
+DETECTOR_CALIB = 22  # scenes, as its short name takes
 SAMPLES = 500
 NO_GPU = "no GPU here; dry run: this is where CUDA's first call would be"
 Row = dict[str, Any]
@@ -155,6 +158,21 @@ def accuracy(words: Namespace, out: Path, store: Store) -> Row:
     return {"top1": top1, "skipped": entry.skipped}
 
 
+def detection(words: Namespace, out: Path, store: Store) -> Row:
+    """Average precision of the small detector in float, as the reference, and in all graphs and engines that run here."""
+    given = {"name": "shapes", "bits": words.bits, "method": words.method, "targets": words.targets}
+    given |= {"calib": min(DETECTOR_CALIB, words.calib), "val_images": words.scenes}
+    if "tensorrt-rtx" in words.targets:
+        given["capability"] = (words.capability,)
+    report = detector.run(resolve(given), out, SILENT, store=store)
+    found = report.detection
+    if found is None:
+        raise RuntimeError("the detector has no labelled pictures")
+    every = {"float": found.exact, "reference": found.reference, **found.graphs}
+    precision = {name: {"box": one.box.ap, "mask": one.mask.ap} for name, one in every.items()}
+    return {"precision": precision, "n_images": found.n_images, "not_run": report.not_verified}
+
+
 def steps(words: Namespace, folder: Path, store: Store) -> Iterator[tuple[str, Row]]:
     data = sheet.noise(folder, words.calib)
     for model in words.models:
@@ -162,6 +180,7 @@ def steps(words: Namespace, folder: Path, store: Store) -> Iterator[tuple[str, R
         out = folder / "runs" / model
         yield "speed", {"model": model} | attempted(partial(speed, words, model, data, out, store))
     yield "accuracy", attempted(partial(accuracy, words, folder / "runs" / "accuracy", store))
+    yield "detection", attempted(partial(detection, words, folder / "runs" / "detection", store))
 
 
 def main() -> None:
@@ -178,7 +197,7 @@ def main() -> None:
         "gpu": found,
         "bits": words.bits,
     }
-    rows: dict[str, list[Row]] = {"calibration": [], "speed": [], "accuracy": []}
+    rows: dict[str, list[Row]] = {"calibration": [], "speed": [], "accuracy": [], "detection": []}
     with tempfile.TemporaryDirectory() as folder, sheet.opened(words) as store:
         for kind, row in steps(words, Path(folder), store):
             rows[kind].append(row)

@@ -51,6 +51,20 @@ def engine_runner(
     name: str = "engine",
     here: Callable[[str], Here] = Here.of,
 ) -> EngineRunner:
+    """The engine of a classifier, as a runner. What is asked, and what is refused: `loaded`."""
+    ready = loaded(engine, graph=graph, trust=trust, kernels=kernels, own_graphs=own_graphs, here=here)
+    return EngineRunner(ready, name=name)
+
+
+def loaded(
+    engine: Path,
+    *,
+    graph: Path | None = None,
+    trust: bool = False,
+    kernels: Path | None = None,
+    own_graphs: bool = True,
+    here: Callable[[str], Here] = Here.of,
+) -> LoadedEngine:
     """The engine of a file, ready to run on this machine's GPU; all that can be refused is refused before it is loaded.
 
     graph: that it must have been built from, None for the model.onnx of the folder above, if there is one.  trust: load an
@@ -60,7 +74,7 @@ def engine_runner(
     record, blob = checked(engine, graph=graph, trust=trust, here=here)
     package = _package_of(engine) if record is None else cast(Package, record.package)
     cache = None if kernels is None else kernels / f"{hashlib.sha256(blob).hexdigest()}.cache"
-    loaded = LoadedEngine(
+    return LoadedEngine(
         blob,
         package=package,
         device=torch.device("cuda", torch.cuda.current_device()),
@@ -68,7 +82,6 @@ def engine_runner(
         own_graphs=own_graphs,
         host_code=record is not None and "any_version" in record.flags,
     )
-    return EngineRunner(loaded, name=name)
 
 
 def runs_here(engine: Path) -> bool:
@@ -173,14 +186,17 @@ def unfit(record: EngineRecord, gpu: Gpu) -> str | None:
 
 
 def rebuild(engine: Path, record: EngineRecord | None = None) -> str:
-    """The command that builds an engine again, from where it lies: OUT/<target>/engine, or OUT/twin/<target>/engine."""
+    """The command that builds an engine again, from where it lies: OUT/<target>/engine, OUT/twin/<target>/engine, or of a
+    detector OUT/<target>/<part>/engine, whose batches are those of the part."""
     folder = engine.absolute().parent
-    target, out = folder.parent.name, folder.parent.parent
+    part = folder.parent.name not in TARGET_OF.values()
+    owner = folder.parent.parent if part else folder.parent
+    target, out = owner.name, owner.parent
     if target not in TARGET_OF.values() or folder.name != "engine":
         return "build it again from its graph on this machine"
     twin = " --twin" if out.name == TWIN else ""
     words = f"erq-export build {out.parent if twin else out} --to {target}{twin}"
-    if record is not None:
+    if record is not None and not part:
         batch = record.batch
         words += f" --batch {batch.smallest},{batch.optimal},{batch.largest}"
     gpu = gpu_here()

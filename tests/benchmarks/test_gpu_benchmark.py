@@ -39,6 +39,9 @@ def test_all_that_needs_no_gpu_runs(script: ModuleType, monkeypatch: pytest.Monk
     assert "onnx in onnxruntime-cuda" in accuracy["skipped"]
     for text in ("# dry-run", "## Calibration", "| float32 in onnxruntime | 1 | resident |", script.NO_GPU):
         assert text in page
+    (detection,) = found["detection"]
+    assert set(detection["precision"]) == {"float", "reference", "onnx in ONNX Runtime"}
+    assert f"| float | {detection['precision']['float']['box']:.2f} |" in page
     assert "Not done" not in page
 
 
@@ -49,12 +52,14 @@ def test_a_step_that_fails_stops_no_other(script: ModuleType, monkeypatch: pytes
     monkeypatch.setattr(script.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(script, "calibration", lacks)
     monkeypatch.setattr(script, "speed", lambda *_: 1 / 0)
+    monkeypatch.setattr(script, "detection", lacks)
     monkeypatch.setattr(script, "accuracy", lambda *_: {"top1": {"x": 50.0, "y": "refused"}, "skipped": {}})
     found, page = started(script, monkeypatch, tmp_path)
     assert found["calibration"][0]["failed"] == "no engine for this GPU (fix: another GPU)"
     assert "ZeroDivisionError" in found["speed"][0]["traceback"]
+    assert found["detection"][0]["failed"] == found["calibration"][0]["failed"]
     assert found["accuracy"][0]["top1"] == {"x": 50.0, "y": "refused"}
-    assert page.count("ot done: ") == 2
+    assert page.count("ot done: ") == 3
     assert "| x | 50.00 |" in page
 
 

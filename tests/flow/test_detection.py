@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from command_line import Erq
 from html_page import Page
 from numpy.typing import NDArray
@@ -22,7 +25,11 @@ from erq_export.data.runs import runs
 from erq_export.data.scenes import Scenes
 from erq_export.exporters.onnx.write import save
 from erq_export.flow import api
-from erq_export.flow.detection import make
+from erq_export.flow.artifacts import Artifact
+from erq_export.flow.detection import found as finding
+from erq_export.flow.detection import make, measure
+from erq_export.flow.detection.executed import Executed, in_onnxruntime
+from erq_export.models.detectors.architecture import Size
 
 N = 6  # pictures
 PARTS = ("body", "box", "mask")
@@ -132,6 +139,32 @@ def test_every_claimed_layer_of_every_engine_is_int8_and_engines_are_built_again
     code, said = erq("build", out, "--store", store, "--to", "tensorrt-rtx")
     assert code == 0, said
     assert "compiled to multiply 8-bit integers for tensorrt-rtx" in (out / "report.md").read_text()
+
+
+@pytest.mark.skipif(not RTX, reason="tensorrt_rtx is not installed")
+def test_engines_that_run_here_are_judged_like_the_graphs(
+    erq: Erq, out: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no GPU: ONNX Runtime runs the engines' graphs, in float16, in their place."""
+    assert any("engines were compiled, not run" in line for line in read(Report, out / "report.json").not_verified)
+    shutil.copytree(out, tmp_path / "out")
+
+    def in_their_place(engines: Mapping[str, Artifact], canvases: tuple[Size, ...]) -> Executed:
+        assert set(engines) == set(PARTS)
+        graphs = tmp_path / "out" / "tensorrt-rtx"
+        parts = {part: partial(in_onnxruntime, graphs / part / "model.onnx") for part in engines}
+        return Executed(parts, canvases, torch.device("cpu"))
+
+    monkeypatch.setattr(measure, "runs_here", lambda engine: engine.is_file())
+    monkeypatch.setattr(finding, "in_engines", in_their_place)
+    code, said = erq("validate", tmp_path / "out", "--store", store)
+    assert code == 0, said
+    report = read(Report, tmp_path / "out" / "report.json")
+    assert report.detection is not None
+    judged = report.detection.graphs["tensorrt-rtx engines"]
+    assert judged.box.ap == pytest.approx(report.detection.reference.box.ap, abs=10)  # measured 0.5
+    assert not any("engines were compiled, not run" in line for line in report.not_verified)
+    assert "tensorrt-rtx engines" in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.mark.skipif(not RTX, reason="tensorrt_rtx is not installed")

@@ -175,6 +175,14 @@ def test_the_command_of_a_twin_builds_the_twin(engine: Path, tmp_path: Path) -> 
     assert refused(loose / "model.engine").fix.endswith("build it again from its graph on this machine")
 
 
+def test_the_command_of_a_detectors_part_builds_its_target(engine: Path, tmp_path: Path) -> None:
+    """In the batches of the parts: none is named."""
+    part = shutil.copytree(engine.parents[1], tmp_path / "detector" / "tensorrt-rtx" / "box")
+    (part / "engine" / "model.engine").write_bytes(b"")
+    error = refused(part / "engine" / "model.engine")
+    assert error.fix.endswith(f"erq-export build {tmp_path / 'detector'} --to tensorrt-rtx")
+
+
 def test_nothing_is_loaded_before_it_was_judged(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bytes] = []
     monkeypatch.setattr(engines, "LoadedEngine", lambda blob, **_: seen.append(blob))

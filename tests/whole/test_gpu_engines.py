@@ -16,6 +16,7 @@ from erq_export.contract.targets import TARGETS
 from erq_export.exporters.onnx.twin import half_graph
 from erq_export.exporters.onnx.write import lowered, marker_graph, save
 from erq_export.exporters.tensorrt.build import build
+from erq_export.flow import api
 from erq_export.flow.engines import engine_runner
 from erq_export.validate.runners import OnnxRuntimeRunner
 
@@ -83,3 +84,15 @@ def test_a_captured_call_computes_the_same(target: str, tmp_path: Path) -> None:
     end.record()
     runner.synchronize()
     assert start.elapsed_time(end) > 0
+
+
+def test_a_detectors_engines_find_what_its_reference_finds(target: str, tmp_path: Path) -> None:
+    pytest.importorskip("faster_coco_eval")
+    gpu = gpu_here()
+    assert gpu is not None
+    ahead = {"capability": (gpu.capability,)} if TARGETS[target].ahead_of_time else {}
+    report = api.run("shapes", bits="w8a8", method="rtn", to=target, out=tmp_path, calib=2, val_images=20, **ahead)
+    assert report.detection is not None
+    judged, reference = report.detection.graphs[f"{target} engines"], report.detection.reference
+    assert judged.box.ap == pytest.approx(reference.box.ap, abs=3)
+    assert judged.mask.ap == pytest.approx(reference.mask.ap, abs=3)

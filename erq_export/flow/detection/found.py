@@ -13,6 +13,7 @@ from erq_export.backends.onnxruntime import session
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.files import write_bytes
 from erq_export.flow.artifacts import Artifact
+from erq_export.flow.detection.executed import in_engines
 from erq_export.flow.detection.work import DetectorWork
 from erq_export.flow.store.entry import Work
 from erq_export.models.detectors.architecture import Size
@@ -74,6 +75,13 @@ def of_graphs(work: DetectorWork, graphs: Mapping[Size, Artifact]) -> list[Found
         return find
 
     return _found(work, "onnxruntime", content, made)
+
+
+def of_engines(work: DetectorWork, target: str, engines: Mapping[str, Artifact]) -> list[Found]:
+    """Of the engines of one target's parts, by the part's name, on this machine's GPU."""
+    content = " ".join(f"{part} {engine.content}" for part, engine in sorted(engines.items()))
+
+    return _found(work, f"{target} engines", content, lambda: in_engines(engines, work.canvases))
 
 
 def _in_torch(work: DetectorWork, model: torch.nn.Module) -> Find:

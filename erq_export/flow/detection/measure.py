@@ -13,6 +13,7 @@ from erq_export.flow.detection.parity import parities
 from erq_export.flow.detection.sources import spread
 from erq_export.flow.detection.units import WHOLE, split
 from erq_export.flow.detection.work import DetectorWork
+from erq_export.flow.engines import MODEL_ENGINE, runs_here
 from erq_export.flow.measure import Made
 from erq_export.models.detectors.architecture import Size
 from erq_export.validate.metrics.average_precision import AveragePrecision, Found, average_precision
@@ -31,22 +32,17 @@ def measure(work: DetectorWork, made: Made) -> tuple[dict[str, PartParity], Dete
     if work.measured_on is None:
         return parity, None
     with work.stage("average precision"):
-        whole = dict[Size, Artifact]()
-        for unit, graph in made.graphs.items():
-            kind, canvas = split(unit.partition("/")[2])
-            if kind == WHOLE:
-                whole[canvas or work.canvases[0]] = graph
-        return parity, detection(work, made.bundle, {"onnx in ONNX Runtime": whole} if whole else {})
+        return parity, detection(work, made)
 
 
-def detection(work: DetectorWork, bundle: Artifact, whole: Mapping[str, Mapping[Size, Artifact]]) -> Detection:
-    """The float detector, the reference, and whole graphs in ONNX Runtime, on the same pictures."""
+def detection(work: DetectorWork, made: Made) -> Detection:
+    """The float detector, the reference, whole graphs in ONNX Runtime, and the engines that run here, on the same pictures."""
     truth = work.measured_on
     if truth is None:
         raise ValueError("the job has nothing to find")
     what = truth.truth(work.pictures)
-    exact, reference = finding.of_float(work), finding.of_reference(work, bundle)
-    graphs = {name: finding.of_graphs(work, graphs) for name, graphs in whole.items()}
+    exact, reference = finding.of_float(work), finding.of_reference(work, made.bundle)
+    graphs = deployed(work, made)
     on = Counter(work.framing.canvas_for(truth.size(i)) for i in work.pictures)
     few = [work.pictures[i] for i in spread(len(work.pictures), ALIKE)]
     ids = [truth.id(i) for i in few]
@@ -60,9 +56,31 @@ def detection(work: DetectorWork, bundle: Artifact, whole: Mapping[str, Mapping[
         reference=_judged(what, reference, base),
         graphs={name: _judged(what, found, base) for name, found in graphs.items()},
         as_reference={name: likeness(ids, reference, found) for name, found in graphs.items()},
-        trembling=likeness(ids, reference, finding.of_trembling(work, bundle, few)) if graphs else None,
+        trembling=likeness(ids, reference, finding.of_trembling(work, made.bundle, few)) if graphs else None,
         examples=examples(work, exact, reference),
     )
+
+
+def deployed(work: DetectorWork, made: Made) -> dict[str, list[Found]]:
+    """What is found by all that was made and runs on this machine, by the name of what runs it."""
+    found, whole = dict[str, list[Found]](), dict[Size, Artifact]()
+    for unit, graph in made.graphs.items():
+        kind, canvas = split(unit.partition("/")[2])
+        if kind == WHOLE:
+            whole[canvas or work.canvases[0]] = graph
+    if whole:
+        found["onnx in ONNX Runtime"] = finding.of_graphs(work, whole)
+    targets = dict.fromkeys(unit.partition("/")[0] for unit in made.engines)
+    for target in targets:
+        engines = {unit.partition("/")[2]: one for unit, one in made.engines.items() if unit.startswith(f"{target}/")}
+        if all(one.read(lambda folder: runs_here(folder / MODEL_ENGINE)) for one in engines.values()):
+            found[engines_of(target)] = finding.of_engines(work, target, engines)
+    return found
+
+
+def engines_of(target: str) -> str:
+    """The name of a target's engines among what finds."""
+    return f"{target} engines"
 
 
 def _judged(what: Mapping[str, object], found: Sequence[Found], base: Mapping[Kind, Matched] | None) -> Judged:

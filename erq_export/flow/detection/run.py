@@ -20,7 +20,7 @@ from erq_export.contract.run_manifest import RunManifest
 from erq_export.contract.targets import deployable, named
 from erq_export.flow.artifacts import Artifact, read_engine, read_manifest
 from erq_export.flow.detection.make import make
-from erq_export.flow.detection.measure import broken, measure
+from erq_export.flow.detection.measure import broken, engines_of, measure
 from erq_export.flow.detection.units import WHOLE, on_canvas, split, units
 from erq_export.flow.detection.work import DetectorWork, begin, check_something_is_found
 from erq_export.flow.job import Job, RunRecord, absolute, read_run
@@ -163,8 +163,8 @@ def _report(work: DetectorWork, made: Made, parity: dict[str, PartParity], found
 def _not_verified(targets: Mapping[str, TargetReport], found: Detection | None) -> Iterator[str]:
     """What a reader could take for measured and is not."""
     for name, target in targets.items():
-        if target.compiled:
-            yield f"{name}'s engines were compiled, not run: this version does not execute engines of detectors."
+        if target.compiled and (found is None or engines_of(name) not in found.graphs):
+            yield f"{name}'s engines were compiled, not run: that needs their GPU, and pictures to look at."
         if WHOLE in target.parts and found is None:
             yield f"the {name} graph of the whole detector was not run: there was nothing to find."
         for i, (canvas, n) in enumerate(zip(found.canvases, found.n_on, strict=True) if found else ()):
