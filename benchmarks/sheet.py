@@ -26,8 +26,8 @@ FOLDER = Path(__file__).parent
 def words(doc: str | None, defaults: Mapping[str, Any], given: Sequence[str] | None = None) -> argparse.Namespace:
     """--out, --store and an option for each default, of its type.
 
-    A tuple's takes several words, True's is --no-NAME, False's takes none; None: a path, if one is wanted; Path itself: one
-    that must be given.
+    A tuple's takes several words, () of text and by default those of each model; True's is --no-NAME, False's takes none;
+    None: a path, if one is wanted; Path itself: one that must be given.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in ({"out": FOLDER / "results", "store": None} | dict(defaults)).items():
@@ -40,8 +40,9 @@ def words(doc: str | None, defaults: Mapping[str, Any], given: Sequence[str] | N
             parser.add_argument(f"--{word}", type=Path, required=default is Path, metavar="PATH")
         else:
             many = isinstance(default, tuple)
-            kind = Path if isinstance(default, Path) else type(default[0] if many else default)
-            text = "default: %(default)s"
+            example = next(iter(default), "") if many else default
+            kind = Path if isinstance(example, Path) else type(example)
+            text = "default: " + ("%(default)s" if default != () else "as the model has them")
             parser.add_argument(f"--{word}", type=kind, nargs="+" if many else None, default=default, help=text)
     return parser.parse_args(given)
 

@@ -44,7 +44,18 @@ def started(script: ModuleType, monkeypatch: pytest.MonkeyPatch, out: Path, *wor
 def test_methods_stand_beside_float_and_each_other(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    few = ("--settings", "w8a8 rtn 1", "w4a4 rtn 1", "w4a4 erq 1", "--seeds", "2", "--pictures", "4")
+    few = (
+        "--models",
+        "shapes",
+        "--settings",
+        "w8a8 rtn 1",
+        "w4a4 rtn 1",
+        "w4a4 erq 1",
+        "--seeds",
+        "2",
+        "--pictures",
+        "4",
+    )
     found, page = started(script, monkeypatch, tmp_path, *few)
     (row,) = found["rows"]
     assert row["pictures"] == 4
