@@ -33,7 +33,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_help_is_quick_and_loads_neither_torch_nor_onnx() -> None:
-    """0.3 s of processor time, the interpreter's start included; best of three."""
+    """0.3 s of processor time, the interpreter's start included, or five starts of it where that is slow; best of three."""
     code = (
         "import sys, time\n"
         "sys.argv = ['erq-export', '--help']\n"
@@ -42,12 +42,18 @@ def test_help_is_quick_and_loads_neither_torch_nor_onnx() -> None:
         "heavy = {'torch', 'onnx', 'onnxruntime', 'timm', 'numpy', 'numba', 'PIL'} & set(sys.modules)\n"
         "print('HEAVY', sorted(heavy), 'SECONDS', time.process_time())"
     )
-    runs = []
-    for _ in range(3):
+    starts, runs = [], []
+
+    def seconds(code: str) -> tuple[float, str]:
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        runs.append(float(said.rsplit(maxsplit=1)[1]))
+        return float(said.rsplit(maxsplit=1)[1]), said
+
+    for _ in range(3):
+        starts.append(seconds("import time, click; print(time.process_time())")[0])
+        took, said = seconds(code)
+        runs.append(took)
         assert "HEAVY []" in said
-    assert min(runs) < 0.3
+    assert min(runs) < max(0.3, 5 * min(starts)), (runs, starts)
     assert "vit_s --bits w4a4 --to tensorrt-rtx" in said
 
 

@@ -1,4 +1,4 @@
-"""Hooks for runs that outlive their workers: what a dead one left goes to another, and the test it died in is run once more.
+"""Who runs what in `make test`: long files first, what a dead worker left by another, the test it died in once more.
 
 pytest-xdist 3.8 hands back what the dead worker had finished, too, and then waits forever (its issues 1323, 1327, 1378).
 
@@ -12,15 +12,24 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
+# Longest first. xdist begins with the files that have most tests, and would leave one worker with these at the end.
+LONG = ("tests/whole/test_docs.py", "tests/flow/test_detection.py", "tests/flow/test_kills.py")
 AGAIN = "Skipped: the worker died; the test was run once more in another, where its outcome counts"
 
 
 class Scheduling(LoadFileScheduling):
-    """Files to workers, with what is missing behind a worker's death."""
+    """Files to workers, with what is missing in xdist."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.died_in: set[str] = set()
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        """The next file: one of the long ones as long as there is one."""
+        for file in reversed(LONG):
+            if file in self.workqueue:
+                self.workqueue.move_to_end(file, last=False)
+        super()._assign_work_unit(node)
 
     def remove_node(self, node: WorkerController) -> str | None:
         """Hands back what is not finished, but for a test in which a worker died before; the test it died in."""
