@@ -12,7 +12,7 @@ from ..percentiles import WEIGHTS
 from ..published.dual import DUAL_ROLES, DualSolution, dual_grid
 from ..published.mipq import mipq
 from ..published.unit_rule import unit
-from .best_ridge import best_ridge
+from .best_ridge import best_ridge, solved_from
 from .problem import Problem, Solution
 from .rounding import REFINEMENTS, Refinement
 from .row_steps import refine_rows
@@ -46,7 +46,8 @@ def refinement(options: ErqOptions) -> Refinement:
 def solve(problem: Problem, options: ErqOptions) -> Solution:
     """With the ridge that the options name, or the one that does best on images that it was not fitted to."""
     if options.ridge == "auto":
-        return solve_at(best_ridge(problem, partial(solve_at, options=options)), problem, options=options)
+        at = partial(solve_at, options=options)
+        return solved_from(best_ridge(problem, at), problem, at)
     return solve_at(options.ridge, problem, options=options)
 
 

@@ -13,6 +13,10 @@ from torch import Tensor
 from erq_export.contract.errors import SpecError
 
 
+class NotPositiveDefinite(SpecError):
+    """The ridge is below the rounding of the sums: products are made in float32, so they need not be sums of squares."""
+
+
 class Ridge:
     """The factored ridge system of one layer. G (K, K) float64 and the ridge on the *summed* Gram matrix."""
 
@@ -21,7 +25,7 @@ class Ridge:
         A.diagonal().add_(ridge_sum)
         L, info = torch.linalg.cholesky_ex(A)  # of the reversed matrix
         if int(info):
-            raise SpecError(
+            raise NotPositiveDefinite(
                 f"G + {ridge_sum:g}·I is not positive definite in float64 (minor {int(info)} of {len(G)})",
                 fix="a larger -O ridge, or more calibration images",
             )

@@ -11,12 +11,10 @@ layer is solved is G itself, which the steps over whole rows read (`row_steps`).
 import torch
 from torch import Tensor
 
-from erq_export.contract.errors import SpecError
-
 from ..moments import Moments
 from ..wide import WideMoments
 from .aqer import weight_shift
-from .ridge import Ridge
+from .ridge import NotPositiveDefinite, Ridge
 from .wqer import halves
 
 
@@ -35,7 +33,7 @@ class WideRidge:
         L: Tensor
         L, info = torch.linalg.cholesky_ex(B)
         if int(info):
-            raise SpecError(
+            raise NotPositiveDefinite(
                 f"X Xᵀ + {ridge_sum:g}·I is not positive definite in float64 (minor {int(info)} of {len(B)})",
                 fix="a larger -O ridge",
             )

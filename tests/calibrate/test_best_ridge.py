@@ -15,6 +15,8 @@ from erq_export.calibrate.solve.best_ridge import CANDIDATES, FIRST, best_ridge
 from erq_export.calibrate.solve.crossed import ROWS, crossed_error, of_few_rows
 from erq_export.calibrate.solve.erq import solve, solve_at
 from erq_export.calibrate.solve.problem import Problem
+from erq_export.calibrate.solve.ridge import NotPositiveDefinite
+from erq_export.contract.errors import SpecError
 
 BEST = (1e2, 1e3, 1e4)  # of the layers below
 OPTIONS = ErqOptions()
@@ -75,6 +77,34 @@ def test_an_image_alone_gets_the_papers_ridge() -> None:
     assert solve(posed, OPTIONS).ridge == CANDIDATES[FIRST] == 1e4
     with pytest.raises(ValueError, match="halves"):
         crossed_error(posed, partial(solve_at, 1e4, options=OPTIONS))
+
+
+def test_a_ridge_below_the_rounding_of_the_sums_is_passed_over() -> None:
+    """The sums' products are made in float32: of many large rows the least eigenvalue comes out below −0.1 λ. Found on the
+    calibration of `shapes_cascade`."""
+    posed = halved(known_layer(1.0, 100, seed=0))  # whose best ridge is the least candidate
+    assert posed.halves is not None
+    off = replace(posed.halves[0], G=posed.halves[0].G.clone())
+    off.G[0, :], off.G[:, 0] = 0, 0
+    off.G[0, 0] = -5.0  # λ = 1 and 10 add 0.1 and 1
+    spoilt = replace(posed, halves=(off, posed.halves[1]))
+    with pytest.raises(NotPositiveDefinite, match="a larger -O ridge") as caught:
+        crossed_error(spoilt, partial(solve_at, 10.0, options=OPTIONS))
+    assert caught.value.exit_code == SpecError("", fix="").exit_code
+    assert solve(posed, OPTIONS).ridge < 100
+    assert solve(spoilt, OPTIONS).ridge >= 100
+
+
+def test_halves_may_have_a_factor_where_the_whole_has_none() -> None:
+    posed = halved(known_layer(1.0, 100, seed=0))
+    G = posed.moments.G.clone()
+    G[0, :], G[:, 0] = 0, 0
+    G[0, 0] = -5.0
+    spoilt = replace(posed, moments=replace(posed.moments, G=G))
+    assert solve(spoilt, OPTIONS).ridge == 100
+    G[0, 0] = -1e9  # nothing helps
+    with pytest.raises(NotPositiveDefinite):
+        solve(spoilt, OPTIONS)
 
 
 def test_a_fixed_ridge_is_taken_as_it_is() -> None:
