@@ -36,6 +36,7 @@ from erq_export.flow.job import Job, resolve
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT
 from erq_export.flow.work import Work
+from erq_export.models.aliases import SCENES
 from erq_export.validate.bench import enter
 from erq_export.validate.metrics.decisions import decide
 
@@ -51,7 +52,6 @@ DEFAULTS: dict[str, Any] = {
     "scenes": 100,
 }
 DRY = {"method": "rtn", "calib": 1, "batch": (1,), "seconds": 0.05, "samples": 10, "scenes": 2}
-DETECTOR_CALIB = 22  # scenes, as its short name takes
 SAMPLES = 500
 NO_GPU = "no GPU here; dry run: this is where CUDA's first call would be"
 Row = dict[str, Any]
@@ -161,7 +161,7 @@ def accuracy(words: Namespace, out: Path, store: Store) -> Row:
 def detection(words: Namespace, out: Path, store: Store) -> Row:
     """Average precision of the small detector in float, as the reference, and in all graphs and engines that run here."""
     given = {"name": "shapes", "bits": words.bits, "method": words.method, "targets": words.targets}
-    given |= {"calib": min(DETECTOR_CALIB, words.calib), "val_images": words.scenes}
+    given |= {"calib": min(SCENES, words.calib), "val_images": words.scenes}
     if "tensorrt-rtx" in words.targets:
         given["capability"] = (words.capability,)
     report = detector.run(resolve(given), out, SILENT, store=store)

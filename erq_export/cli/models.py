@@ -46,7 +46,8 @@ def models(as_json: bool) -> None:
     for name, one in detectors.items():
         ridge = f"λ of the paper {one['ridge']:g}" if name in PUBLISHED else "λ chosen"
         published = f"--checkpoint {PUBLISHED[name].file}" if name in PUBLISHED else str(one["note"])
-        click.echo(f"{name:<{width}}  {ridge}, --calib {one['calib']}; {published}")
+        canvas = f"--canvas {one['defaults']['canvas']}"
+        click.echo(f"{name:<{width}}  {ridge}, --calib {one['calib']}, {canvas}; {published}")
     click.echo(f"\nk = {PAPER_K}: rounding refinement flips one integer at a time. An option that is given wins.")
     for line in as_words():
         click.echo(line)

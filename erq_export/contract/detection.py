@@ -76,8 +76,9 @@ class Example(Record, frozen=True, kw_only=True):
 class Detection(Record, frozen=True, kw_only=True):
     """n_images of n_given pictures fit on a canvas and were looked at.
 
-    graphs: by the runner's name;  as_reference: how alike each is to the reference, on a few pictures;  trembling: how alike the
-    reference is to itself on those when its layers' inputs tremble by a rounding, which no correct program can be asked to beat.
+    graphs: by the runner's name;  as_reference: how alike each is to the reference, on a few pictures;  trembling: by
+    the runner's name, how alike the reference is to itself on those when its layers' inputs tremble by a rounding of what that
+    runner computes in, which no correct program can be asked to beat.
     """
 
     n_images: Count
@@ -88,7 +89,7 @@ class Detection(Record, frozen=True, kw_only=True):
     reference: Judged
     graphs: dict[str, Judged]
     as_reference: dict[str, Likeness]
-    trembling: Likeness | None = None
+    trembling: dict[str, Likeness] = {}
     examples: tuple[Example, ...] = ()
 
 

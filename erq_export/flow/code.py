@@ -9,7 +9,10 @@ CODE: dict[str, tuple[str, ...]] = {
     "parity": ("backends", "contract", "models", "validate", "flow.stages"),
     "decisions": ("backends", "contract", "data", "models", "validate", "flow.shards", "flow.spans", "flow.stages"),
     "story": ("calibrate", "contract", "data", "models", "validate", "flow.scene", "flow.stages", "flow.story"),
-    "detections": ("backends", "contract", "data", "models", "validate", "flow.detection"),
+    "detections": (
+        *("backends", "contract", "data", "exporters.onnx.parts", "models", "validate"),
+        *("flow.detection", "flow.engines", "flow.stages"),
+    ),
     "figures": ("backends", "contract", "data", "models", "validate", "flow.stages"),
 }
 

@@ -84,13 +84,18 @@ def loaded(
     )
 
 
-def runs_here(engine: Path) -> bool:
-    """Can the engine be loaded on this machine: its GPU and package are here, and the file is the one that was recorded?"""
+def refusal(engine: Path) -> str | None:
+    """Why the engine cannot be loaded on this machine; None where it can."""
     try:
         checked(engine)
-    except (MachineError, EngineError):
-        return False
-    return gpu_here() is not None
+    except (MachineError, EngineError) as e:
+        return e.problem
+    return None if gpu_here() else f"{engine} needs a GPU, and torch finds none here"
+
+
+def runs_here(engine: Path) -> bool:
+    """Can the engine be loaded on this machine: its GPU and package are here, and the file is the one that was recorded?"""
+    return refusal(engine) is None
 
 
 def checked(
@@ -188,10 +193,8 @@ def unfit(record: EngineRecord, gpu: Gpu) -> str | None:
 def rebuild(engine: Path, record: EngineRecord | None = None) -> str:
     """The command that builds an engine again, from where it lies: OUT/<target>/engine, OUT/twin/<target>/engine, or of a
     detector OUT/<target>/<part>/engine, whose batches are those of the part."""
-    folder = engine.absolute().parent
-    part = folder.parent.name not in TARGET_OF.values()
-    owner = folder.parent.parent if part else folder.parent
-    target, out = owner.name, owner.parent
+    folder, owner = engine.absolute().parent, _owner(engine)
+    part, target, out = owner != folder.parent, owner.name, owner.parent
     if target not in TARGET_OF.values() or folder.name != "engine":
         return "build it again from its graph on this machine"
     twin = " --twin" if out.name == TWIN else ""
@@ -203,9 +206,15 @@ def rebuild(engine: Path, record: EngineRecord | None = None) -> str:
     return words if gpu is None or target != TARGET_OF["tensorrt_rtx"] else f"{words} --capability {gpu.capability}"
 
 
+def _owner(engine: Path) -> Path:
+    """OUT/<target>, in which OUT/<target>/engine or OUT/<target>/<part>/engine lies."""
+    above = engine.absolute().parent.parent
+    return above if above.name in TARGET_OF.values() else above.parent
+
+
 def _package_of(engine: Path) -> Package:
     """Of an engine without a record: by the target whose folder it lies in, else the package that is here."""
-    by_folder = {target: package for package, target in TARGET_OF.items()}.get(engine.absolute().parent.parent.name)
+    by_folder = {target: package for package, target in TARGET_OF.items()}.get(_owner(engine).name)
     known = [package for package in get_args(Package) if available(package)]
     if by_folder is None and not known:
         raise MachineError("no TensorRT package can be imported", fix="pip install 'erq-export[tensorrt-rtx]'")

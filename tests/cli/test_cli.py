@@ -33,7 +33,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_help_is_quick_and_loads_neither_torch_nor_onnx() -> None:
-    """0.3 s of processor time, the interpreter's start included, or five starts of it where that is slow; best of three."""
+    """0.3 s of processor time, the interpreter's start included, best of three; where that start alone takes longer than on
+    the machine of the bound (0.03 s), as much longer."""
     code = (
         "import sys, time\n"
         "sys.argv = ['erq-export', '--help']\n"
@@ -49,11 +50,11 @@ def test_help_is_quick_and_loads_neither_torch_nor_onnx() -> None:
         return float(said.rsplit(maxsplit=1)[1]), said
 
     for _ in range(3):
-        starts.append(seconds("import time, click; print(time.process_time())")[0])
+        starts.append(seconds("import time; print(time.process_time())")[0])
         took, said = seconds(code)
         runs.append(took)
         assert "HEAVY []" in said
-    assert min(runs) < max(0.3, 5 * min(starts)), (runs, starts)
+    assert min(runs) < 0.3 * max(1, min(starts) / 0.03), (runs, starts)
     assert "vit_s --bits w4a4 --to tensorrt-rtx" in said
 
 

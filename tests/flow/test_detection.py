@@ -16,6 +16,7 @@ from html_page import Page
 from numpy.typing import NDArray
 from PIL import Image
 
+from erq_export.backends.onnxruntime import run, session
 from erq_export.backends.tensorrt import available
 from erq_export.contract.engine import ENGINE, EngineRecord
 from erq_export.contract.output.folder import OutputFolder
@@ -27,11 +28,12 @@ from erq_export.exporters.onnx.write import save
 from erq_export.flow import api
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.detection import found as finding
-from erq_export.flow.detection import make, measure
-from erq_export.flow.detection.executed import Executed, in_onnxruntime
+from erq_export.flow.detection import make, ran
+from erq_export.flow.detection.executed import Executed, Run
 from erq_export.models.detectors.architecture import Size
 
 N = 6  # pictures
+IN_ONNX_RUNTIME = "onnx in ONNX Runtime"
 PARTS = ("body", "box", "mask")
 UPRIGHT = "256x192"
 ON_CANVASES = (*PARTS, f"body-{UPRIGHT}")
@@ -85,10 +87,8 @@ def test_what_is_found_is_judged_beside_the_float_detector(out: Path) -> None:
         assert change is not None
         assert change.value == pytest.approx(judged.box.ap - found.exact.box.ap, abs=1e-6)
         assert change.low <= change.value <= change.high
-    (like,) = found.as_reference.values()
+    like, own = (kind[IN_ONNX_RUNTIME] for kind in (found.as_reference, found.trembling))
     assert like.n_pictures == N
-    own = found.trembling
-    assert own is not None
     assert like.found / like.n > own.found / own.n - 0.25  # codes that round the other way, here and there
 
 
@@ -151,10 +151,10 @@ def test_every_claimed_layer_of_every_engine_is_int8_and_engines_are_built_again
 
 @pytest.mark.skipif(not RTX, reason="tensorrt_rtx is not installed")
 def test_engines_that_run_here_are_judged_like_the_graphs(
-    erq: Erq, out: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    erq: Erq, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no GPU: ONNX Runtime runs the engines' graphs, in float16, in their place."""
-    assert any("engines were compiled, not run" in line for line in read(Report, out / "report.json").not_verified)
+    """There is no GPU: ONNX Runtime runs the engines' graphs in their place. They compute in float16, so codes round otherwise:
+    0.5 points of box AP and 1.8 of mask AP were seen."""
     shutil.copytree(out, tmp_path / "out")
 
     def in_their_place(engines: Mapping[str, Artifact], canvases: tuple[Size, ...]) -> Executed:
@@ -163,16 +163,26 @@ def test_engines_that_run_here_are_judged_like_the_graphs(
         parts = {part: partial(in_onnxruntime, graphs / part / "model.onnx") for part in engines}
         return Executed(parts, canvases, torch.device("cpu"))
 
-    monkeypatch.setattr(measure, "runs_here", lambda engine: engine.is_file())
+    monkeypatch.setattr(ran, "refusal", lambda engine: None)
     monkeypatch.setattr(finding, "in_engines", in_their_place)
-    code, said = erq("validate", tmp_path / "out", "--store", store)
+    code, said = erq("validate", tmp_path / "out", "--store", tmp_path / "store")
     assert code == 0, said
     report = read(Report, tmp_path / "out" / "report.json")
-    assert report.detection is not None
-    judged = report.detection.graphs["tensorrt-rtx engines"]
-    assert judged.box.ap == pytest.approx(report.detection.reference.box.ap, abs=10)  # measured 0.5
-    assert not any("engines were compiled, not run" in line for line in report.not_verified)
-    assert "tensorrt-rtx engines" in (tmp_path / "out" / "report.md").read_text()
+    found, name = report.detection, "tensorrt-rtx engines"
+    assert found is not None
+    assert found.reference.box.ap > 30
+    assert found.graphs[name].box.ap == pytest.approx(found.reference.box.ap, abs=5)
+    assert found.graphs[name].mask.ap == pytest.approx(found.reference.mask.ap, abs=5)
+    assert found.trembling[name] != found.trembling[IN_ONNX_RUNTIME]  # its own rounding is 500 times as large
+    assert f"the engine of tensorrt-rtx/body-{UPRIGHT} was not run: {ran.NO_PICTURE}." in report.not_verified
+    assert f"onnx/detector-{UPRIGHT} was not run: {ran.NO_PICTURE}." in report.not_verified
+    assert name in (tmp_path / "out" / "report.md").read_text()
+
+
+def in_onnxruntime(path: Path) -> Run:
+    running = session(path)
+    (given,) = running.get_inputs()
+    return lambda x: run(running, {given.name: x})
 
 
 @pytest.mark.skipif(not RTX, reason="tensorrt_rtx is not installed")
@@ -180,7 +190,7 @@ def test_claimed_layers_that_are_compiled_to_floating_point_end_the_run(
     erq: Erq, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fault: two layers get their inputs as they were before they were quantized, and manifests go on claiming INT8."""
-    wrong = {"body": "body.rpn.conv.0.0", "box": "box.0.head.fc7"}
+    wrong = {"body": "body.rpn.conv.0.0", f"body-{UPRIGHT}": "body.rpn.conv.0.0", "box": "box.0.head.fc7"}
     shutil.copytree(out, tmp_path / "out")
 
     def with_fault(graph: ir.Model, path: Path) -> None:
@@ -196,7 +206,7 @@ def test_claimed_layers_that_are_compiled_to_floating_point_end_the_run(
     code, said = erq("build", tmp_path / "out", "--store", tmp_path / "store", "--to", "tensorrt-rtx")
     assert code == 6, said
     for part, layer in wrong.items():
-        assert said.count(f"{layer} is claimed integer and runs in float16") == 1
+        assert said.count(f"{layer} is claimed integer and runs in float16") == list(wrong.values()).count(layer)
         record = read(EngineRecord, tmp_path / "out" / "tensorrt-rtx" / part / "engine" / ENGINE)
         assert [path for path, precision in record.precision.items() if precision != "int8"] == [layer]
 
@@ -269,7 +279,7 @@ def test_upright_pictures_lie_on_a_canvas_of_their_own(erq: Erq, out: Path, stor
     assert found is not None
     assert (found.n_images, found.n_given) == (4, 4)
     assert found.n_on == (2, 2)
-    (graphs,) = found.graphs.values()
+    graphs = found.graphs[IN_ONNX_RUNTIME]
     assert abs(graphs.box.ap - found.reference.box.ap) < 15
     assert "on a canvas of 192 × 256 or 256 × 192" in (tmp_path / "out" / "report.md").read_text()
 

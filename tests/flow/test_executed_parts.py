@@ -85,5 +85,5 @@ def test_an_engine_is_always_filled_up(engine: LoadedEngine) -> None:
 
 
 def test_more_than_an_engine_takes_is_refused(engine: LoadedEngine) -> None:
-    with pytest.raises(EngineError, match="a batch of 9: the engine takes 1 to 8"):
+    with pytest.raises(EngineError, match="is given 9 rows, its engine takes 8 at most"):
         in_engine(engine)(images(9))

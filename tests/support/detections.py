@@ -35,7 +35,7 @@ def detection() -> Detection:
         reference=judged,
         graphs={"onnx in ONNX Runtime": judged},
         as_reference={"onnx in ONNX Runtime": Likeness(n=20, found=19, n_pictures=9, alike=8)},
-        trembling=Likeness(n=20, found=18, n_pictures=9, alike=7),
+        trembling={"onnx in ONNX Runtime": Likeness(n=20, found=18, n_pictures=9, alike=7)},
         examples=(Example(name="000000.png", exact=JPEG, reference=JPEG),),
     )
 

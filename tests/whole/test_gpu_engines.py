@@ -86,13 +86,18 @@ def test_a_captured_call_computes_the_same(target: str, tmp_path: Path) -> None:
     assert start.elapsed_time(end) > 0
 
 
-def test_a_detectors_engines_find_what_its_reference_finds(target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["shapes", "shapes_cascade"])
+def test_a_detectors_engines_find_what_its_reference_finds(target: str, name: str, tmp_path: Path) -> None:
     pytest.importorskip("faster_coco_eval")
     gpu = gpu_here()
     assert gpu is not None
     ahead = {"capability": (gpu.capability,)} if TARGETS[target].ahead_of_time else {}
-    report = api.run("shapes", bits="w8a8", method="rtn", to=target, out=tmp_path, calib=2, val_images=20, **ahead)
+    asked = {"bits": "w8a8", "method": "rtn", "to": target, "calib": 2, "val_images": 20}
+    report = api.run(name, **asked, **ahead, out=tmp_path)
     assert report.detection is not None
+    assert not any("not run" in line for line in report.not_verified)
     judged, reference = report.detection.graphs[f"{target} engines"], report.detection.reference
+    assert reference.box.ap > 30
+    # float16 rounds codes otherwise; at 4 bits ONNX Runtime in the engines' place was off by 0.5 and 1.8 points
     assert judged.box.ap == pytest.approx(reference.box.ap, abs=3)
     assert judged.mask.ap == pytest.approx(reference.mask.ap, abs=3)

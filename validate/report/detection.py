@@ -87,13 +87,11 @@ def _told(judged: Judged, kind: str) -> str:
 
 def _alike(found: Detection) -> Iterator[str]:
     """How alike detections are, one by one, beside what the reference's own trembling leaves of them."""
-    own = found.trembling
-    beside = (
-        ""
-        if own is None
-        else f"; of its own, when its layers' inputs tremble by a rounding, {own.found} of {own.n}, {own.alike} alike"
-    )
-    yield from (f"{name}: {like.told}{beside}." for name, like in found.as_reference.items())
+    for name, like in found.as_reference.items():
+        own, beside = found.trembling.get(name), ""
+        if own is not None:
+            beside = f"; of its own, when its layers' inputs tremble by a rounding, {own.found} of {own.n}, {own.alike} alike"
+        yield f"{name}: {like.told}{beside}."
 
 
 def _target(name: str, target: TargetReport) -> Iterator[str]:

@@ -162,7 +162,9 @@ class LoadedEngine:
         made = cast(Any, self._engine).create_execution_context(*(() if config is None else (config,)))
         if made is None:
             what = f"{named(self._trt)} cannot make a context: is there enough GPU memory?"
-            raise EngineError(what, fix="erq-export build OUT --batch with a smaller largest size")
+            raise EngineError(
+                what, fix="erq-export build OUT --batch with a smaller largest size; of a detector a smaller --canvas"
+            )
         return cast("api.IExecutionContext", made)
 
     def _runtime_config(self) -> Any:

@@ -1,16 +1,14 @@
-"""The parts of a detector outside PyTorch, in engines or in ONNX Runtime, with the float glue between them in torch.
+"""The parts of a detector outside PyTorch, as in engines, with the float glue between them in torch.
 
 Letters:  x (B, …) what a part is given: B pictures of a canvas, or what was pooled from B boxes
-Engines of detectors were not yet run on a GPU; the glue around them is held against whole graphs, with ONNX Runtime as what runs.
+Engines of detectors were not yet run on a GPU, nor was the glue around them.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from erq_export.backends.onnxruntime import run, session
 from erq_export.backends.tensorrt.execute import LoadedEngine
 from erq_export.contract.errors import EngineError
 from erq_export.exporters.onnx.parts import LEVELS
@@ -47,8 +45,7 @@ class Executed:
             mask=[self._mask(name) for name in heads if name.startswith("mask")],
         )
         given = Framed(pixels=framed.pixels.to(self._device), size=framed.size, given=framed.given)
-        found = detect(parts, given)
-        return Detections(**{name: getattr(found, name).cpu() for name in ("boxes", "labels", "scores", "masks")})
+        return detect(parts, given).cpu()
 
     def _run(self, name: str) -> Run:
         if name not in self._open:
@@ -79,7 +76,7 @@ def in_engine(engine: LoadedEngine) -> Run:
 
     def call(x: Tensor) -> dict[str, Tensor]:
         if len(x) > largest:
-            engine.signature.check(len(x))
+            raise EngineError(f"a part is given {len(x)} rows, its engine takes {largest} at most", fix="export again")
         filled = x.new_zeros(largest, *x.shape[1:])
         filled[: len(x)] = x
         return {name: y[: len(x)].float() for name, y in engine.run({given.name: filled}).items()}
@@ -87,19 +84,15 @@ def in_engine(engine: LoadedEngine) -> Run:
     return call
 
 
-def in_onnxruntime(path: Path) -> Run:
-    """A part's graph in ONNX Runtime, on the CPU; x is rounded to float16 where the graph wants that."""
-    running = session(path)
-    (given,) = running.get_inputs()
-    dtype = torch.float16 if given.type == "tensor(float16)" else torch.float32
-    return lambda x: {name: y.float() for name, y in run(running, {given.name: x.to(dtype)}).items()}
-
-
 def in_engines(engines: Mapping[str, Artifact], canvases: tuple[Size, ...]) -> Executed:
     """The engines of all parts on this machine's GPU; what is refused when one is opened: `flow.engines.loaded`."""
 
     def opener(engine: Artifact) -> Callable[[], Run]:
-        return lambda: engine.read(lambda folder: in_engine(loaded(folder / MODEL_ENGINE)))
+        def opened() -> Run:
+            torch.cuda.empty_cache()  # what torch keeps for itself is missing to the engine
+            return engine.read(lambda folder: in_engine(loaded(folder / MODEL_ENGINE)))
+
+        return opened
 
     parts = {part: opener(engine) for part, engine in engines.items()}
     return Executed(parts, canvases, torch.device("cuda", torch.cuda.current_device()))

@@ -8,10 +8,13 @@ import msgspec
 import numpy as np
 import torch
 
+from erq_export.backends.device import gpu_here
 from erq_export.backends.machine import versions
 from erq_export.backends.onnxruntime import session
+from erq_export.backends.tensorrt import available
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.files import write_bytes
+from erq_export.contract.targets import named
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.detection.executed import in_engines
 from erq_export.flow.detection.work import DetectorWork
@@ -22,7 +25,7 @@ from erq_export.models.detectors.framing import Framed
 from erq_export.models.detectors.whole import GIVES, TAKES
 from erq_export.models.rebuild import reference_model
 from erq_export.validate.metrics.average_precision import Found, in_cocos_form
-from erq_export.validate.parity.floor import FLOAT_E, trembling
+from erq_export.validate.parity.floor import trembling
 
 FOUND = "found.json"
 Find = Callable[[Framed], Detections]
@@ -43,20 +46,20 @@ def of_reference(work: DetectorWork, bundle: Artifact) -> list[Found]:
     )
 
 
-def of_trembling(work: DetectorWork, bundle: Artifact, pictures: Sequence[int]) -> list[Found]:
-    """Of the reference on some of the pictures, while every layer's input is off by a rounding."""
+def of_trembling(work: DetectorWork, bundle: Artifact, pictures: Sequence[int], e: float) -> list[Found]:
+    """Of the reference on some of the pictures, while every layer's input is off by a rounding, relatively e."""
 
     def made() -> Find:
         reference = reference_model(bundle.read(Bundle.load))
         find, generator = _in_torch(work, reference), torch.Generator().manual_seed(0)
 
         def trembles(framed: Framed) -> Detections:
-            with trembling(reference, FLOAT_E, generator):
+            with trembling(reference, e, generator):
                 return find(framed)
 
         return trembles
 
-    return _found(work, "trembling reference", bundle.content, made, pictures)
+    return _found(work, f"reference, trembling by {e:.0e}", bundle.content, made, pictures)
 
 
 def of_graphs(work: DetectorWork, graphs: Mapping[Size, Artifact]) -> list[Found]:
@@ -79,9 +82,9 @@ def of_graphs(work: DetectorWork, graphs: Mapping[Size, Artifact]) -> list[Found
 
 def of_engines(work: DetectorWork, target: str, engines: Mapping[str, Artifact]) -> list[Found]:
     """Of the engines of one target's parts, by the part's name, on this machine's GPU."""
-    content = " ".join(f"{part} {engine.content}" for part, engine in sorted(engines.items()))
-
-    return _found(work, f"{target} engines", content, lambda: in_engines(engines, work.canvases))
+    content = [f"{part} {engine.content}" for part, engine in sorted(engines.items())]
+    ran_on = f"{gpu_here()} {available(str(named(target).package))}"  # the job's device need not be that GPU
+    return _found(work, f"{target} engines", " ".join((*content, ran_on)), lambda: in_engines(engines, work.canvases))
 
 
 def _in_torch(work: DetectorWork, model: torch.nn.Module) -> Find:
@@ -92,8 +95,8 @@ def _in_torch(work: DetectorWork, model: torch.nn.Module) -> Find:
 
     @torch.no_grad()
     def find(framed: Framed) -> Detections:
-        found = detector(Framed(pixels=framed.pixels.to(device), size=framed.size, given=framed.given))
-        return Detections(**{name: getattr(found, name).cpu() for name in ("boxes", "labels", "scores", "masks")})
+        found: Detections = detector(Framed(pixels=framed.pixels.to(device), size=framed.size, given=framed.given))
+        return found.cpu()
 
     return find
 

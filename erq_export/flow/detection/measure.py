@@ -1,7 +1,7 @@
 """Everything that is measured of a detector's run: parity of its parts, average precision of every way to run it."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from erq_export.contract.detection import Averages, Change, Detection, Judged, PartParity
@@ -10,12 +10,10 @@ from erq_export.flow.artifacts import Artifact
 from erq_export.flow.detection import found as finding
 from erq_export.flow.detection.examples import examples
 from erq_export.flow.detection.parity import parities
-from erq_export.flow.detection.sources import spread
-from erq_export.flow.detection.units import WHOLE, split
+from erq_export.flow.detection.ran import Way, n_on, ran
+from erq_export.flow.detection.sources import Truth, spread
 from erq_export.flow.detection.work import DetectorWork
-from erq_export.flow.engines import MODEL_ENGINE, runs_here
 from erq_export.flow.measure import Made
-from erq_export.models.detectors.architecture import Size
 from erq_export.validate.metrics.average_precision import AveragePrecision, Found, average_precision
 from erq_export.validate.metrics.likeness import likeness
 from erq_export.validate.metrics.resampled import Matched, gain, matched
@@ -25,62 +23,45 @@ ALIKE = 20  # pictures on which detections are compared one by one
 KINDS: tuple[Kind, ...] = ("box", "mask")
 
 
-def measure(work: DetectorWork, made: Made) -> tuple[dict[str, PartParity], Detection | None]:
-    """Parity by TARGET/PART; what is found, where there is something to find."""
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Parity by TARGET/PART; what is found, where there is something to find; sentences on what was made and not run."""
+
+    parity: dict[str, PartParity]
+    detection: Detection | None
+    not_run: list[str]
+
+
+def measure(work: DetectorWork, made: Made) -> Outcome:
+    """Compare the parts, and look for things with all that runs on this machine."""
     with work.stage("parity"):
         parity = parities(made, work.calibration_images(work.job.data.seed).framed[0], work.ui)
-    if work.measured_on is None:
-        return parity, None
     with work.stage("average precision"):
-        return parity, detection(work, made)
+        found = ran(work, made)
+        detected = None if work.measured_on is None else detection(work, made.bundle, work.measured_on, found.ways)
+    return Outcome(parity=parity, detection=detected, not_run=found.not_run)
 
 
-def detection(work: DetectorWork, made: Made) -> Detection:
-    """The float detector, the reference, whole graphs in ONNX Runtime, and the engines that run here, on the same pictures."""
-    truth = work.measured_on
-    if truth is None:
-        raise ValueError("the job has nothing to find")
+def detection(work: DetectorWork, bundle: Artifact, truth: Truth, ways: Mapping[str, Way]) -> Detection:
+    """The float detector, the reference, and all other ways by the name of what runs them, on the same pictures."""
     what = truth.truth(work.pictures)
-    exact, reference = finding.of_float(work), finding.of_reference(work, made.bundle)
-    graphs = deployed(work, made)
-    on = Counter(work.framing.canvas_for(truth.size(i)) for i in work.pictures)
+    exact, reference = finding.of_float(work), finding.of_reference(work, bundle)
     few = [work.pictures[i] for i in spread(len(work.pictures), ALIKE)]
     ids = [truth.id(i) for i in few]
     base = {kind: matched(what, exact, kind) for kind in KINDS}
+    shaken = {e: finding.of_trembling(work, bundle, few, e) for e in sorted({way.e for way in ways.values()})}
     return Detection(
         n_images=len(work.pictures),
         n_given=work.n_given,
         canvases=work.canvases,
-        n_on=tuple(on[canvas] for canvas in work.canvases),
+        n_on=n_on(work),
         exact=_judged(what, exact, None),
         reference=_judged(what, reference, base),
-        graphs={name: _judged(what, found, base) for name, found in graphs.items()},
-        as_reference={name: likeness(ids, reference, found) for name, found in graphs.items()},
-        trembling=likeness(ids, reference, finding.of_trembling(work, made.bundle, few)) if graphs else None,
+        graphs={name: _judged(what, way.found, base) for name, way in ways.items()},
+        as_reference={name: likeness(ids, reference, way.found) for name, way in ways.items()},
+        trembling={name: likeness(ids, reference, shaken[way.e]) for name, way in ways.items()},
         examples=examples(work, exact, reference),
     )
-
-
-def deployed(work: DetectorWork, made: Made) -> dict[str, list[Found]]:
-    """What is found by all that was made and runs on this machine, by the name of what runs it."""
-    found, whole = dict[str, list[Found]](), dict[Size, Artifact]()
-    for unit, graph in made.graphs.items():
-        kind, canvas = split(unit.partition("/")[2])
-        if kind == WHOLE:
-            whole[canvas or work.canvases[0]] = graph
-    if whole:
-        found["onnx in ONNX Runtime"] = finding.of_graphs(work, whole)
-    targets = dict.fromkeys(unit.partition("/")[0] for unit in made.engines)
-    for target in targets:
-        engines = {unit.partition("/")[2]: one for unit, one in made.engines.items() if unit.startswith(f"{target}/")}
-        if all(one.read(lambda folder: runs_here(folder / MODEL_ENGINE)) for one in engines.values()):
-            found[engines_of(target)] = finding.of_engines(work, target, engines)
-    return found
-
-
-def engines_of(target: str) -> str:
-    """The name of a target's engines among what finds."""
-    return f"{target} engines"
 
 
 def _judged(what: Mapping[str, object], found: Sequence[Found], base: Mapping[Kind, Matched] | None) -> Judged:

@@ -8,7 +8,7 @@ from msgspec import structs
 from erq_export import __version__
 from erq_export.backends.device import device_named
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.detection import Detection, PartParity
+from erq_export.contract.detection import PartParity
 from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.files import write_bytes
 from erq_export.contract.manifest import Claims, GraphManifest, Sizes
@@ -20,8 +20,8 @@ from erq_export.contract.run_manifest import RunManifest
 from erq_export.contract.targets import deployable, named
 from erq_export.flow.artifacts import Artifact, read_engine, read_manifest
 from erq_export.flow.detection.make import make
-from erq_export.flow.detection.measure import broken, engines_of, measure
-from erq_export.flow.detection.units import WHOLE, on_canvas, split, units
+from erq_export.flow.detection.measure import Outcome, broken, measure
+from erq_export.flow.detection.units import WHOLE, split, units
 from erq_export.flow.detection.work import DetectorWork, begin, check_something_is_found
 from erq_export.flow.job import Job, RunRecord, absolute, read_run
 from erq_export.flow.measure import Made, raise_gates
@@ -107,8 +107,8 @@ def _inputs(work: DetectorWork) -> dict[str, dict[str, str]]:
 
 def _conclude(work: DetectorWork, folder: OutputFolder, writing: Writing, made: Made) -> Report:
     """Measure, write report.json and its pages, then let the gates speak."""
-    parity, found = measure(work, made)
-    report = _report(work, made, parity, found)
+    outcome = measure(work, made)
+    report = _report(work, made, outcome)
 
     def fill(staging: Path) -> None:
         write_bytes(OutputFolder(staging).report, encode(report))
@@ -119,8 +119,8 @@ def _conclude(work: DetectorWork, folder: OutputFolder, writing: Writing, made: 
     raise_gates(
         folder.path,
         engine_problems=[p for target in report.targets.values() for p in target.engine_problems],
-        parity_problems=_of_parity(parity),
-        accuracy_problems=broken(work.job.evaluate, found),
+        parity_problems=_of_parity(outcome.parity),
+        accuracy_problems=broken(work.job.evaluate, outcome.detection),
     )
     return report
 
@@ -129,8 +129,8 @@ def _of_parity(parity: dict[str, PartParity]) -> list[str]:
     return [f"{unit}: {p}" for unit, found in parity.items() for p in found.problems()]
 
 
-def _report(work: DetectorWork, made: Made, parity: dict[str, PartParity], found: Detection | None) -> Report:
-    bundle, job = made.bundle.read(Bundle.load), work.job
+def _report(work: DetectorWork, made: Made, outcome: Outcome) -> Report:
+    bundle, job, parity = made.bundle.read(Bundle.load), work.job, outcome.parity
     targets = {name: _target(name, made, parity) for name in deployable(job.deploy.targets)}
     engines = [f"{name}: {p}" for name, target in targets.items() for p in target.engine_problems]
     report = Report(
@@ -152,24 +152,17 @@ def _report(work: DetectorWork, made: Made, parity: dict[str, PartParity], found
             Layer(path=path, w_bits=layer.w_bits, a_bits=layer.a_bits, statistics=bundle.statistics[path])
             for path, layer in bundle.layers.items()
         ),
-        not_verified=tuple(_not_verified(targets, found)),
+        not_verified=(*outcome.not_run, *_not_compared(targets)),
         rotated=bundle.rotated,
-        detection=found,
-        problems=(*engines, *_of_parity(parity), *broken(job.evaluate, found)),
+        detection=outcome.detection,
+        problems=(*engines, *_of_parity(parity), *broken(job.evaluate, outcome.detection)),
     )
     return structs.replace(report, headline=headline(report))
 
 
-def _not_verified(targets: Mapping[str, TargetReport], found: Detection | None) -> Iterator[str]:
-    """What a reader could take for measured and is not."""
+def _not_compared(targets: Mapping[str, TargetReport]) -> Iterator[str]:
+    """Parts that nothing reached, where others of the target were compared."""
     for name, target in targets.items():
-        if target.compiled and (found is None or engines_of(name) not in found.graphs):
-            yield f"{name}'s engines were compiled, not run: that needs their GPU, and pictures to look at."
-        if WHOLE in target.parts and found is None:
-            yield f"the {name} graph of the whole detector was not run: there was nothing to find."
-        for i, (canvas, n) in enumerate(zip(found.canvases, found.n_on, strict=True) if found else ()):
-            if (whole := on_canvas(WHOLE, canvas) if i else WHOLE) in target.parts and n == 0:
-                yield f"the {name} graph {whole} was not run: no measured picture lies on its canvas."
         unseen = [part for part, one in target.parts.items() if split(part)[0] != WHOLE and one.parity is None]
         if unseen and len(unseen) < len(target.parts):  # all of them: another target has the same graphs
             yield f"{name}: nothing reached {', '.join(unseen)} on the calibration picture, so it was not compared."

@@ -71,6 +71,12 @@ class Detections:
     scores: Tensor  # (n,)
     masks: Tensor  # (n, 28, 28) probabilities within the box
 
+    def cpu(self) -> "Detections":
+        """The same on the CPU."""
+        return Detections(
+            boxes=self.boxes.cpu(), labels=self.labels.cpu(), scores=self.scores.cpu(), masks=self.masks.cpu()
+        )
+
 
 @torch.no_grad()
 def detect(parts: Parts, framed: Framed) -> Detections:
