@@ -33,8 +33,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_help_is_quick_and_loads_neither_torch_nor_onnx() -> None:
-    """0.3 s of processor time, the interpreter's start included, best of three; where that start alone takes longer than on
-    the machine of the bound (0.03 s), as much longer."""
+    """0.3 s of processor time, the interpreter's start included, or on a slow machine six starts with click alone, which is
+    about a quarter of it; best of three."""
     code = (
         "import sys, time\n"
         "sys.argv = ['erq-export', '--help']\n"
@@ -50,11 +50,11 @@ def test_help_is_quick_and_loads_neither_torch_nor_onnx() -> None:
         return float(said.split()[-1]), said
 
     for _ in range(3):
-        starts.append(seconds("import time; print(time.process_time())")[0])
+        starts.append(seconds("import time, click; print(time.process_time())")[0])
         took, said = seconds(code)
         runs.append(took)
         assert "HEAVY []" in said
-    assert min(runs) < 0.3 * max(1, min(starts) / 0.03), (runs, starts)
+    assert min(runs) < max(0.3, 6 * min(starts)), (runs, starts)
     assert "vit_s --bits w4a4 --to tensorrt-rtx" in said
 
 
