@@ -29,8 +29,10 @@ from erq_export.exporters.onnx.parts import part_graphs
 from erq_export.exporters.onnx.write import lowered, save
 from erq_export.exporters.tensorrt.build import build
 from erq_export.flow import page
+from erq_export.flow.detection.make import BATCHES
 from erq_export.flow.job import resolve
 from erq_export.flow.meter import Meter
+from erq_export.models.aliases import DETECTOR_RIDGE
 from erq_export.models.detectors.detector import Detector
 from erq_export.models.detectors.heads import BOX_SIDE
 from erq_export.models.detectors.loading import framing_of, load_detector
@@ -41,12 +43,6 @@ from erq_export.models.loading import Loaded
 MODELS = ("mask_rcnn_swin_t", "cascade_mask_rcnn_swin_t")
 TARGETS = ("onnx", "tensorrt-rtx")
 CAPABILITY = "8.9"
-BATCHES = {
-    "body": (1, 1, 1),
-    "box": (1, 1000, 1000),
-    "mask": (1, 100, 100),
-}  # of what a part takes: images, boxes, detections
-RIDGE = 1e5  # the paper's λ for detectors
 SPREAD = 3.0  # of a confident detector's logits
 
 
@@ -128,7 +124,7 @@ def measure(name: str, canvas: tuple[int, int], bits: str) -> dict[str, Any]:
         bundle = calibrate(
             loaded,
             images,
-            resolve(given, options={"ridge": RIDGE}).quantization,
+            resolve(given, options={"ridge": DETECTOR_RIDGE}).quantization,
             device=torch.device("cpu"),
             progress=clock,
         )
