@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from erq_export.contract.records import Record
 
+MIDDLE = 128  # zero point of weights in a file that holds them as unsigned bytes
 ROWS = 8192  # at a time; of the widest layer that detectors have (k = 2304) 75 MB
 
 

@@ -62,7 +62,7 @@ def _lower(editor: Editor, marker: ir.Node, target: Target, pack: Pack) -> Lower
     convolved = marker.op_type == CONV_MARKER
     int4 = not convolved and pack == "int4" and packable(q.shape[0], w_bits)
     if convolved:
-        weight_q = convolution.spread(q, marker)  # (n, c, r, s)
+        weight_q = convolution.spread(q, marker, target)  # (n, c, r, s)
         weight = editor.constant(f"{path}.weight_q", weight_q)
         y, product = convolution.product(editor, marker, act, weight, scales, target, path)
         bias = convolution.one_a_channel(bias)

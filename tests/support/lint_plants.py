@@ -272,6 +272,14 @@ def conv_output(model: onnx.ModelProto) -> None:
     bypass(model, "output")
 
 
+def signed_convolution(model: onnx.ModelProto) -> None:
+    """The codes themselves are convolved, with the weights as they are."""
+    convolution = node(model, "conv")
+    convolution.op_type = "ConvInteger"
+    convolution.input[:] = ["conv/Q.out", "conv.weight", "conv.zero"]
+    insert(model, "output/Q", 0, "Cast", to=1)
+
+
 def half_scales(model: onnx.ModelProto) -> None:
     for name in ("q_scale", "dq_scale", "weight_scale"):
         const(model, f"fc.{name}", value(model, f"fc.{name}").astype(np.float16))
@@ -303,6 +311,7 @@ PLANTS = (
     Plant(rule="int4-activation", target=RTX, at="q/Q", damage=int4_clipped("q", INT4), shown="refused"),
     Plant(rule="int32-bias", target=RTX, at="fc/Add/in1/DequantizeLinear", damage=int32_bias, shown="refused"),
     Plant(rule="integer-operator", target=RTX, at="fc", damage=rename("fc", "MatMulInteger"), shown="refused"),
+    Plant(rule="signed-convolution", target="onnx", at="conv", damage=signed_convolution, shown="nothing", clean=conv),
     Plant(rule="output-dtype-twice", target="onnx", at="fc/Q", damage=output_dtype(zero_point=True), shown="refused"),
     Plant(rule="output-dtype-alone", target="onnx", at="fc/Q", damage=output_dtype(zero_point=False), shown="slower"),
     Plant(rule="wide-activation", target="onnx", at="fc/Q", damage=set_to("fc.zero", np.uint16(0)), shown="slower"),

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from erq_export.contract.kernel import MIDDLE
 from erq_export.contract.manifest import LoweredSite
 from erq_export.contract.parity import WeightParity
 from erq_export.contract.quantized import QuantizedConv, QuantizedLayer
@@ -44,12 +45,13 @@ def check_weights(
 
 
 def _different(value: ir.Value, layer: QuantizedLayer) -> int:
-    file = array_of(value)
     q = layer.weight_q
     want = layer.kernel.spread(q).numpy() if isinstance(layer, QuantizedConv) else q.numpy().T  # (n, c, r, s) or (k, n)
-    if value.dtype not in INTEGERS or file.shape != want.shape:
+    unsigned = isinstance(layer, QuantizedConv) and value.dtype == ir.DataType.UINT8
+    file = array_of(value).astype(np.int16) - (MIDDLE if unsigned else 0)
+    if not (unsigned or value.dtype in INTEGERS) or file.shape != want.shape:
         return int(want.size)
-    return int(np.count_nonzero(file.astype(np.int8) != want))
+    return int(np.count_nonzero(file != want))
 
 
 def _is_copy(tensor: NDArray[np.generic], W: NDArray[np.float32]) -> bool:
