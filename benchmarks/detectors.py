@@ -25,11 +25,10 @@ from erq_export.contract.records import plain_of
 from erq_export.contract.targets import named
 from erq_export.data.images import ImageFolder
 from erq_export.data.scenes import scene
-from erq_export.exporters.onnx.parts import part_graphs
+from erq_export.exporters.onnx.parts import BATCHES, part_graphs
 from erq_export.exporters.onnx.write import lowered, save
 from erq_export.exporters.tensorrt.build import build
 from erq_export.flow import page
-from erq_export.flow.detection.make import BATCHES
 from erq_export.flow.job import resolve
 from erq_export.flow.meter import Meter
 from erq_export.models.aliases import DETECTOR_RIDGE

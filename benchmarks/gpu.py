@@ -32,6 +32,7 @@ from erq_export.flow.artifacts import Artifact
 from erq_export.flow.begin import begin
 from erq_export.flow.compare import layer_error
 from erq_export.flow.detection import run as detector
+from erq_export.flow.heats import Timed, of_classifier
 from erq_export.flow.job import Job, resolve
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT
@@ -142,14 +143,14 @@ def accuracy(words: Namespace, out: Path, store: Store) -> Row:
     work = made(asked, out, store)
     if work.held_out is None:
         raise RuntimeError("the demo has no labelled images")
-    timed = bench.Timed(
+    timed = Timed(
         stages=work.stages,
         model=work.model,
         bundle=Artifact.at(out / "bundle"),
         out=OutputFolder(out),
         targets=words.targets,
     )
-    entry, top1 = enter(bench.subjects(timed, BenchSpec()), ("torch",)), dict[str, float | str]()
+    entry, top1 = enter(of_classifier(timed, BenchSpec()).subjects, ("torch",)), dict[str, float | str]()
     for entrant in (e for entrants in entry.by_device.values() for e in entrants):
         try:
             top1[entrant.name] = decide(entrant.how.make(entrant.subject, 1, entrant.name), work.held_out).top1()

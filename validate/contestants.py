@@ -28,7 +28,8 @@ CUDA_DEVICE = torch.device("cuda", 0)
 class Subject:
     """Something that can be run: a graph, an engine, or a module that is built when it is asked for.
 
-    runs_on: kinds of runner that it is meant for, all that take it where None.
+    n_outputs: several of a detector's body and box head;  runs_on: kinds of runner that it is meant for, all that take it
+    where None.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Subject:
     role: Role
     path: Path | None = None
     module: Callable[[], nn.Module] | None = None
+    n_outputs: int = 1
     runs_on: tuple[str, ...] | None = None
 
     @property
@@ -109,7 +111,9 @@ KINDS: Mapping[str, Kind] = {
         takes="graph",
         device="cpu",
         check=_nothing,
-        make=lambda s, threads, name: OnnxRuntimeRunner(s.file, threads=threads, providers=CPU, name=name),
+        make=lambda s, threads, name: OnnxRuntimeRunner(
+            s.file, threads=threads, providers=CPU, name=name, n_outputs=s.n_outputs
+        ),
         always=True,
     ),
     "openvino": Kind(
@@ -148,14 +152,14 @@ KINDS: Mapping[str, Kind] = {
         takes="graph",
         device="cuda",
         check=lambda: _provider(CUDA[0]),
-        make=lambda s, _, name: OnnxRuntimeRunner(s.file, providers=CUDA, name=name),
+        make=lambda s, _, name: OnnxRuntimeRunner(s.file, providers=CUDA, name=name, n_outputs=s.n_outputs),
         always=True,
     ),
     "onnxruntime-tensorrt": Kind(
         takes="graph",
         device="cuda",
         check=lambda: _provider(TENSORRT[0]),
-        make=lambda s, _, name: OnnxRuntimeRunner(s.file, providers=TENSORRT, name=name),
+        make=lambda s, _, name: OnnxRuntimeRunner(s.file, providers=TENSORRT, name=name, n_outputs=s.n_outputs),
     ),
 }
 

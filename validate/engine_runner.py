@@ -11,19 +11,23 @@ from torch import Tensor
 from erq_export.backends.tensorrt.execute import LoadedEngine
 from erq_export.contract.errors import EngineError
 
+from .runners import joined
+
 
 class EngineRunner:
-    """An engine with one input and one output. EngineError for another.
+    """An engine with one input. EngineError for another.
 
-    graph: how the last prepared call is enqueued, "own graph", "CUDA graph" or "no CUDA graph: …"; empty before.
+    n_outputs: that it must have;  graph: how the last prepared call is enqueued, "own graph", "CUDA graph" or
+    "no CUDA graph: …"; empty before.
     """
 
-    def __init__(self, engine: LoadedEngine, *, name: str = "engine") -> None:
+    def __init__(self, engine: LoadedEngine, *, name: str = "engine", n_outputs: int = 1) -> None:
         sides = engine.signature.inputs, engine.signature.outputs
-        if (n := tuple(map(len, sides))) != (1, 1):
-            raise EngineError(f"the engine has {n[0]} inputs and {n[1]} outputs, not one of each", fix="export again")
+        if (n := tuple(map(len, sides))) != (1, n_outputs):
+            wanted = "one of each" if n_outputs == 1 else f"1 and {n_outputs}"
+            raise EngineError(f"the engine has {n[0]} inputs and {n[1]} outputs, not {wanted}", fix="export again")
         self.name, self.device, self.engine, self.graph = name, engine.device, engine, ""
-        (self._input,), (self._output,) = sides
+        (self._input,), self._outputs = sides
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:
@@ -47,5 +51,5 @@ class EngineRunner:
         """A batch below the smallest that the engine takes is filled up with its last image."""
         missing = max(0, self.engine.signature.batch[0] - len(pixels))
         filled = torch.cat([pixels, pixels[-1:].expand(missing, *pixels.shape[1:])]) if missing else pixels
-        found = self.engine.run({self._input.name: filled.to(self.device)})[self._output.name]
-        return found[: len(pixels)].float().cpu()
+        found = self.engine.run({self._input.name: filled.to(self.device)})
+        return joined([found[output.name] for output in self._outputs])[: len(pixels)].float().cpu()

@@ -9,9 +9,11 @@ from torch import Tensor
 from erq_export.backends.openvino import compiled, products
 from erq_export.contract.errors import DataError
 
+from .runners import joined
+
 
 class OpenVinoRunner:
-    """A graph with one input and one output. MachineError without the package, DataError where OpenVINO refuses the graph."""
+    """A graph with one input. MachineError without the package, DataError where OpenVINO refuses the graph."""
 
     def __init__(self, path: Path, *, threads: int | None = None, name: str = "openvino") -> None:
         self.name, self.device = name, torch.device("cpu")
@@ -22,7 +24,7 @@ class OpenVinoRunner:
     def logits(self, pixels: Tensor) -> Tensor:
         self._feed(pixels)
         self._request.infer()
-        return torch.from_numpy(self._request.get_output_tensor().data.copy())
+        return joined([torch.from_numpy(y.data.copy()) for y in self._request.output_tensors])
 
     def prepared(self, pixels: Tensor) -> Callable[[], None]:
         self._feed(pixels)

@@ -1,6 +1,7 @@
 """Things that take pixels and return logits: a model in PyTorch, a graph in ONNX Runtime.
 
 Letters:  B images of 3 × H × W pixels;  n classes
+A detector's part is one too: B pictures or boxes of C × H × W values, and n of whatever it gives for each.
 """
 
 import shutil
@@ -12,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from erq_export.backends.onnxruntime import CPU, DEVICE_OF, bound, input_device, one_of_each, run_one, session
+from erq_export.backends.onnxruntime import CPU, DEVICE_OF, bound, input_device, run_all, session, sides
 from erq_export.contract.errors import DataError, MachineError, OutputError
 
 
@@ -41,6 +42,13 @@ class Runner(Protocol):
         ...
 
 
+def joined(outputs: Tensor | Sequence[Tensor]) -> Tensor:
+    """(B, n) several outputs of B rows side by side; an only one as it is."""
+    if isinstance(outputs, Tensor) or len(outputs) == 1:
+        return outputs if isinstance(outputs, Tensor) else outputs[0]
+    return torch.cat([y.flatten(1) for y in outputs], 1)
+
+
 class TorchRunner:
     """A model in PyTorch. The model is moved to `device` and put in evaluation mode.
 
@@ -56,8 +64,7 @@ class TorchRunner:
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:
         self._take_threads()
-        out: Tensor = self.model(pixels.to(self.device))
-        return out.float().cpu()
+        return joined(self.model(pixels.to(self.device))).float().cpu()
 
     def prepared(self, pixels: Tensor) -> Callable[[], None]:
         x = pixels.to(self.device)  # (B, 3, H, W)
@@ -89,10 +96,11 @@ def compiled(model: nn.Module, device: torch.device, *, name: str, threads: int 
 
 
 class OnnxRuntimeRunner:
-    """A graph with one input and one output in ONNX Runtime.
+    """A graph with one input in ONNX Runtime.
 
     threads: of one operator (None: ONNX Runtime's choice, all cores);  optimize: False runs the graph as written, in
-    float. OutputError without the file, DataError where ONNX Runtime refuses it, MachineError without package or provider.
+    float;  n_outputs: that it must have. OutputError without the file, DataError where ONNX Runtime refuses it, MachineError
+    without package or provider.
     """
 
     def __init__(
@@ -103,17 +111,18 @@ class OnnxRuntimeRunner:
         optimize: bool = True,
         providers: Sequence[str] = CPU,
         name: str = "onnxruntime",
+        n_outputs: int = 1,
     ) -> None:
         if not path.is_file():
             raise OutputError(f"there is no graph {path}", fix="erq-export MODEL --to onnx --out DIR writes one")
         self.name, self.device = name, torch.device(DEVICE_OF.get(providers[0], "cpu"))
         self.session = session(path, threads=threads, optimize=optimize, providers=providers)
-        if not one_of_each(self.session):
-            sides = len(self.session.get_inputs()), len(self.session.get_outputs())
-            raise DataError(f"{path} has {sides[0]} inputs and {sides[1]} outputs, not one of each", fix="export again")
+        if (n := sides(self.session)) != (1, n_outputs):
+            wanted = "one of each" if n_outputs == 1 else f"1 and {n_outputs}"
+            raise DataError(f"{path} has {n[0]} inputs and {n[1]} outputs, not {wanted}", fix="export again")
 
     def logits(self, pixels: Tensor) -> Tensor:
-        return run_one(self.session, pixels.float())
+        return joined(run_all(self.session, pixels.float()))
 
     def prepared(self, pixels: Tensor) -> Callable[[], None]:
         return bound(self.session, pixels.float(), input_device(self.device))

@@ -115,14 +115,19 @@ def run(session: Any, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def run_one(session: Any, x: Tensor) -> Tensor:
     """The only output for the only input."""
-    (given,) = session.get_inputs()
-    (found,) = run(session, {given.name: x}).values()
+    (found,) = run_all(session, x)
     return found
 
 
-def one_of_each(session: Any) -> bool:
-    """Has it one input and one output?"""
-    return (len(session.get_inputs()), len(session.get_outputs())) == (1, 1)
+def run_all(session: Any, x: Tensor) -> list[Tensor]:
+    """Every output for the only input, in the graph's order."""
+    (given,) = session.get_inputs()
+    return list(run(session, {given.name: x}).values())
+
+
+def sides(session: Any) -> tuple[int, int]:
+    """How many inputs and outputs it has."""
+    return len(session.get_inputs()), len(session.get_outputs())
 
 
 def input_device(device: torch.device) -> tuple[str, int]:
@@ -131,15 +136,15 @@ def input_device(device: torch.device) -> tuple[str, int]:
 
 
 def bound(session: Any, x: Tensor, device: tuple[str, int]) -> Callable[[], None]:
-    """A call that runs the session on `x`, copied to the device now, into one buffer there; on a GPU it is only enqueued.
+    """A call that runs the session on `x`, copied to the device now, into buffers there; on a GPU it is only enqueued.
 
-    The first run, which finds the output's shape, happens here. DataError where the graph does not take what it is fed.
+    The first run, which finds the outputs' shapes, happens here. DataError where the graph does not take what it is fed.
     """
-    ort, result = onnxruntime(), run_one(session, x)
-    (given,), (found,) = session.get_inputs(), session.get_outputs()
-    binding = session.io_binding()
+    ort, results = onnxruntime(), run_all(session, x)
+    (given,), binding = session.get_inputs(), session.io_binding()
     binding.bind_ortvalue_input(given.name, ort.OrtValue.ortvalue_from_numpy(x.cpu().contiguous().numpy(), *device))
-    binding.bind_ortvalue_output(found.name, ort.OrtValue.ortvalue_from_numpy(result.numpy(), *device))
+    for found, result in zip(session.get_outputs(), results, strict=True):
+        binding.bind_ortvalue_output(found.name, ort.OrtValue.ortvalue_from_numpy(result.numpy(), *device))
     options = ort.RunOptions()
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return lambda: session.run_with_iobinding(binding, options)

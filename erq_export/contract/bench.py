@@ -101,7 +101,8 @@ class Speedup(Record, frozen=True, kw_only=True):
 class Line(Record, frozen=True, kw_only=True):
     """One runner on one batch.
 
-    subject: what was run (float32, onnx, a file);  inputs: already on the runner's device, or copied from and to the host;
+    subject: what was run (float32, onnx, a file; onnx/body of a detector);  batch: images, or what a part
+    is given;  inputs: already on the runner's device, or copied from and to the host;
     settled: its last times agree;  bytes: of graph or engine;
     products: number of products by format, where the runner says so;  logits_error: ‖y − y₀‖/‖y₀‖, y₀ the same subject's
     logits of the first runner that has them;  speedup: None for the twin itself.
@@ -156,7 +157,8 @@ class State(Record, frozen=True, kw_only=True):
 
 class Bench(FileRecord, frozen=True, kw_only=True):
     """A measurement of a run. cores: those that the process may use;  vnni: int8 products have instructions of their own
-    on this CPU;  attention: which precision it was designed in;  skipped: what was not run, and why;
+    on this CPU;  attention: which precision it was designed in;  parts: of a detector, and what one picture gives each at most,
+    which is the batch of its lines: pictures, proposals, detections;  skipped: what was not run, and why;
     notes: what the figures mean and what to try;  problems: of the speed gate."""
 
     FORMAT: ClassVar[int] = 2
@@ -176,6 +178,7 @@ class Bench(FileRecord, frozen=True, kw_only=True):
     before: State
     after: State
     lines: Annotated[tuple[Line, ...], Meta(min_length=1)]
+    parts: dict[str, Count] = {}
     skipped: dict[str, str]
     notes: tuple[str, ...]
     problems: tuple[str, ...]

@@ -1,12 +1,11 @@
 """`bench`: what a run made, timed in everything that this machine can run it in, beside its float twin."""
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import structs
 
 from erq_export import __version__
 from erq_export.backends.machine import cores, cpu_mhz, load_average, processor, sums_may_saturate, versions
@@ -18,36 +17,27 @@ from erq_export.contract.output.folder import BENCHES, REPORTS, OutputFolder
 from erq_export.contract.records import hints, read
 from erq_export.contract.registry import unknown
 from erq_export.contract.report import Report
-from erq_export.contract.targets import deployable, named
+from erq_export.contract.targets import deployable
 from erq_export.exporters.lint.load import parse
 from erq_export.flow.artifacts import Artifact
-from erq_export.flow.detection.asked import require_classifier
-from erq_export.flow.engines import MODEL_ENGINE, checked, engine_runner
+from erq_export.flow.detection import heats as parts
+from erq_export.flow.detection.asked import is_detector
+from erq_export.flow.detection.units import units
+from erq_export.flow.engines import checked, engine_runner
+from erq_export.flow.heats import Heat, Timed, of_classifier
 from erq_export.flow.job import Job
 from erq_export.flow.pages import write_bench, write_pages
 from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
 from erq_export.flow.work import Course
-from erq_export.models.loading import Loaded, load
-from erq_export.validate.bench import contest, enter, gate, raise_gate
+from erq_export.models.detectors.loading import load_asked
+from erq_export.models.loading import load
+from erq_export.validate.bench import Entry, contest, enter, gate, raise_gate
 from erq_export.validate.contestants import KINDS, Kind, Subject, check_gpu
 from erq_export.validate.report.bench_words import notes
 
 PACKAGES = ("torch", "onnxruntime-gpu", "openvino", "tensorrt-rtx-cu13", "tensorrt")
-TWIN = "float32"
-ON_ONNXRUNTIME = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timed:
-    """What can be timed of a run: its float model, its bundle and its folder."""
-
-    stages: Stages
-    model: Loaded
-    bundle: Artifact
-    out: OutputFolder
-    targets: Sequence[str]
 
 
 def bench(
@@ -65,11 +55,13 @@ def bench(
     SpecError for a run without graphs, DataError where a graph is not what the run wrote, or the foreign one cannot be
     used, MachineError for a runner that was asked for and is not here; SpeedError once all is written and shown.
     """
-    require_classifier(job.model.name, "bench")
-    folder, course = OutputFolder(out), Course(ui)
+    folder, course, detector = OutputFolder(out), Course(ui), is_detector(job.model.name)
     Bundle.load(folder.bundle)
+    if detector:
+        parts.check_asked(job.model.name, asked)
     check_against(asked)
-    targets = [name for name in deployable(job.deploy.targets) if folder.target(name).is_dir()]
+    asked_for = units(job.model, job.deploy.targets) if detector else deployable(job.deploy.targets)
+    targets = [name for name in asked_for if folder.target(name).is_dir()]
     if not targets:
         raise SpecError(
             f"{out} holds no graph that could be timed", fix=f"erq-export build {out}, or a run with --to onnx"
@@ -77,7 +69,7 @@ def bench(
     with folder.resume(planned=(*BENCHES, *REPORTS)) as writing:
         folder.check_as_written(writing.manifest, targets)
         with course.stage("load"):
-            model = load(job.model, seed=job.data.seed)
+            model = (load_asked if detector else load)(job.model, seed=job.data.seed)
         device = torch.device("cpu")
         timed = Timed(
             stages=Stages(store=store, ui=ui, device=device),
@@ -103,17 +95,18 @@ def spec(asked: Mapping[str, Any]) -> BenchSpec:
 
 
 def measure(timed: Timed, ui: Ui, asked: BenchSpec, *, kinds: Mapping[str, Kind] = KINDS) -> Bench:
-    """Every line of every device: on the CPU for each number of threads, on a GPU once."""
-    bundle = timed.bundle.read(Bundle.load)
-    size = bundle.identity.preprocess.input_size
-    entry = enter(subjects(timed, asked), asked.also, kinds={**kinds, "engine": engine_kind(asked)})
+    """Every line of every heat and device: on the CPU for each number of threads, on a GPU once."""
+    bundle, detector = timed.bundle.read(Bundle.load), timed.model.family.name == "detector"
+    heats = parts.of_detector(timed) if detector else [of_classifier(timed, asked)]
+    every = {**kinds, "engine": engine_kind(asked)}
+    entries = [enter(heat.subjects, asked.also, kinds=every) for heat in heats]
     before, threads_before, lines = state(), torch.get_num_threads(), list[Line]()
     try:
-        for device, entrants in entry.by_device.items():
-            for threads in (asked.threads or (len(cores()),)) if device == "cpu" else (0,):
-                lines += contest(entrants, asked, size, threads=threads, progress=ui.progress)
+        for heat, entry in zip(heats, entries, strict=True):
+            lines += _lines(heat, entry, asked, ui)
     finally:
         torch.set_num_threads(threads_before)
+    left_out = parts.skipped(timed) if detector else {}
     found = Bench(
         erq_export=__version__,
         bundle_sha256=timed.bundle.content,
@@ -128,11 +121,24 @@ def measure(timed: Timed, ui: Ui, asked: BenchSpec, *, kinds: Mapping[str, Kind]
         before=before,
         after=state(),
         lines=tuple(lines),
-        skipped=entry.skipped,
+        parts={heat.part: heat.batch[0] for heat in heats if heat.part},
+        skipped={name: why for entry in entries for name, why in entry.skipped.items()} | left_out,
         notes=(),
         problems=() if asked.require_speedup is None else tuple(gate(lines, asked.require_speedup)),
     )
     return notes(found)
+
+
+def _lines(heat: Heat, entry: Entry, asked: BenchSpec, ui: Ui) -> Iterator[Line]:
+    """Those of one heat."""
+    own = structs.replace(asked, batch=heat.batch)
+
+    def progress(what: str, done: int, of: int) -> None:
+        ui.progress(f"{heat.part}: {what}" if heat.part else what, done, of)
+
+    for device, entrants in entry.by_device.items():
+        for threads in (asked.threads or (len(cores()),)) if device == "cpu" else (0,):
+            yield from contest(entrants, own, heat.size, threads=threads, progress=progress)
 
 
 def engine_kind(asked: BenchSpec) -> Kind:
@@ -146,41 +152,9 @@ def engine_kind(asked: BenchSpec) -> Kind:
         device="cuda",
         check=check_gpu,
         fits=lambda s: checked(s.file, trust=trusted(s)) and None,
-        make=lambda s, _, name: engine_runner(s.file, trust=trusted(s), name=name),
+        make=lambda s, _, name: engine_runner(s.file, trust=trusted(s), name=name, n_outputs=s.n_outputs),
         always=True,
     )
-
-
-def runs_on(target: str) -> tuple[str, ...] | None:
-    """The kinds of runner that a target's graph is meant for, None for all: one for TensorRT runs there alone."""
-    return None if named(target).package is None else ("onnxruntime-tensorrt",)
-
-
-def subjects(timed: Timed, asked: BenchSpec) -> list[Subject]:
-    """Twins first, engines before graphs, then graphs and engines of the run, then what is not ours."""
-    graph = timed.stages.float_graph(timed.model)
-    twins = [
-        (name, timed.out.twin.engine(name) / MODEL_ENGINE) for name in timed.targets if timed.out.twin.has_engine(name)
-    ]
-    found = [
-        *(Subject(name=f"{name} engine in float16", takes="engine", role="twin", path=path) for name, path in twins),
-        Subject(name=TWIN, takes="graph", role="twin", path=graph.folder / "model.onnx"),
-        Subject(name=TWIN, takes="module", role="twin", module=lambda: copy.deepcopy(timed.model.model)),
-    ]
-    for name in timed.targets:
-        path, on = timed.out.graph(name), runs_on(name)
-        found.append(Subject(name=name, takes="graph", role="ours", path=path, runs_on=on))
-        if named(name).package is not None and timed.out.has_engine(name):
-            path = timed.out.engine(name) / MODEL_ENGINE
-            found.append(Subject(name=f"{name} engine", takes="engine", role="ours", path=path))
-    if asked.against is not None:
-        path = Path(asked.against)
-        on = (*ON_ONNXRUNTIME, *asked.also)
-        if path.suffix == ".engine":
-            found.append(Subject(name=path.name, takes="engine", role="foreign", path=path))
-        else:
-            found.append(Subject(name=path.name, takes="graph", role="foreign", path=path, runs_on=on))
-    return found
 
 
 def check_against(asked: BenchSpec) -> None:

@@ -49,11 +49,13 @@ def engine_runner(
     kernels: Path | None = None,
     own_graphs: bool = True,
     name: str = "engine",
+    n_outputs: int = 1,
     here: Callable[[str], Here] = Here.of,
 ) -> EngineRunner:
-    """The engine of a classifier, as a runner. What is asked, and what is refused: `loaded`."""
+    """An engine of one input, a classifier's or that of a detector's part, as a runner. What is asked, and what is refused:
+    `loaded`."""
     ready = loaded(engine, graph=graph, trust=trust, kernels=kernels, own_graphs=own_graphs, here=here)
-    return EngineRunner(ready, name=name)
+    return EngineRunner(ready, name=name, n_outputs=n_outputs)
 
 
 def loaded(

@@ -37,6 +37,7 @@ from erq_export.flow.ablation import price
 from erq_export.flow.artifacts import Artifact, read_engine
 from erq_export.flow.compare import compare
 from erq_export.flow.engines import MODEL_ENGINE, runs_here
+from erq_export.flow.heats import Timed, runs_on
 from erq_export.flow.job import Job
 from erq_export.flow.story import tell
 from erq_export.flow.work import Work
@@ -178,7 +179,7 @@ def measure(work: Work, path: Path, made: Made) -> Measured:
     if made.graphs and job.evaluate.bench:
         with work.stage("bench"):
             found.bench = bench.measure(
-                bench.Timed(
+                Timed(
                     stages=work.stages,
                     model=work.model,
                     bundle=made.bundle,
@@ -226,7 +227,7 @@ def accuracy(work: Work, made: Made, images: Images) -> Accuracy:
 
 def other_runners(target: str) -> list[str]:
     """Where else than in ONNX Runtime on the CPU a target's graph runs here: what is meant for TensorRT runs there alone."""
-    graph = Subject(name=target, takes="graph", role="ours", runs_on=bench.runs_on(target))
+    graph = Subject(name=target, takes="graph", role="ours", runs_on=runs_on(target))
     return [name for name in takers(graph, frozenset()) if name != "onnxruntime" and is_here(name)]
 
 

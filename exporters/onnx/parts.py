@@ -15,16 +15,18 @@ from torch import Tensor, nn
 from erq_export.contract.bundle import Deployed
 from erq_export.models.detectors.anchors import STRIDES
 from erq_export.models.detectors.architecture import Size
-from erq_export.models.detectors.detector import Detector
+from erq_export.models.detectors.detector import MOST, Detector
 from erq_export.models.detectors.heads import BOX_SIDE, MASK_SIDE
+from erq_export.models.detectors.proposals import BEST
 from erq_export.models.detectors.whole import GIVES, TAKES, Whole
 from erq_export.models.rebuild import reference_model
 
-from .graph import name_by_module
+from .graph import Editor, name_by_module
 from .trace import INPUT, exported, trace
 
 POOLED = "pooled"  # what a head takes: (n, C, side, side)
 LEVELS = range(len(STRIDES))
+BATCHES = {"body": (1, 1, 1), "box": (1, BEST, BEST), "mask": (1, MOST, MOST)}  # of images, proposals, detections
 BODY_GIVES = tuple(f"{kind}.{i}" for kind in ("map", "objectness", "deltas") for i in LEVELS)
 
 
@@ -93,6 +95,13 @@ def body_graph(bundle: Deployed, canvas: Size) -> ir.Model:
     return _traced(parts_of(detector)["body"], part_shapes(detector)["body"])
 
 
+def float_part(part: nn.Module, shape: PartShape) -> ir.Model:
+    """A float part's graph, for baselines: same trace, nothing quantized."""
+    graph = _traced(part, shape)
+    Editor(graph).finish()
+    return graph
+
+
 def whole_graph(bundle: Deployed, canvas: Size | None = None) -> ir.Model:
     """The trace of the whole detector with its glue, for ONNX Runtime: a picture on its canvas and its size there → boxes,
     labels, scores and masks (`models.detectors.whole`). Paths are those of the bundle. canvas: another than its own."""
@@ -113,7 +122,7 @@ def _detector(bundle: Deployed, canvas: Size | None = None) -> Detector:
     return detector
 
 
-def _traced(part: Part, shape: PartShape) -> ir.Model:
+def _traced(part: nn.Module, shape: PartShape) -> ir.Model:
     graph = trace(part, shape.input_size, takes=shape.takes, gives=shape.gives)
     name_by_module(graph)
     return graph

@@ -39,7 +39,6 @@ MASK = ("mask_rcnn_swin_t", "--bits", "w4a4")
         ((*SHAPES, "--attention", "int8"), "attention on windows stays in float"),
         ((*SHAPES, "--compare", "w3a4"), "benchmarks/shapes.py"),
         ((*SHAPES, "--seeds", "3"), "benchmarks/shapes.py"),
-        ((*SHAPES, "--bench"), "--bench is for classifiers"),
         ((*SHAPES, "--sensitivity"), "--sensitivity is for classifiers"),
         ((*SHAPES, "--min-agreement", "90"), "--max-drop, in points of average precision"),
         ((*SHAPES, "--calib", "0"), "--calib"),

@@ -18,6 +18,7 @@ from PIL import Image
 
 from erq_export.backends.onnxruntime import run, session
 from erq_export.backends.tensorrt import available
+from erq_export.contract.bench import BenchSpec
 from erq_export.contract.engine import ENGINE, EngineRecord
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import read
@@ -25,12 +26,16 @@ from erq_export.contract.report import Report
 from erq_export.data.runs import runs
 from erq_export.data.scenes import Scenes
 from erq_export.exporters.onnx.write import save
-from erq_export.flow import api
+from erq_export.flow import api, bench
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.detection import found as finding
 from erq_export.flow.detection import make, ran
 from erq_export.flow.detection.executed import Executed, Run
+from erq_export.flow.job import read_run
+from erq_export.flow.store.store import Store
+from erq_export.flow.ui import SILENT
 from erq_export.models.detectors.architecture import Size
+from erq_export.validate.contestants import KINDS
 
 N = 6  # pictures
 IN_ONNX_RUNTIME = "onnx in ONNX Runtime"
@@ -99,7 +104,7 @@ def test_the_page_says_it_and_shows_pictures(out: Path) -> None:
     text = (out / "report.md").read_text()
     assert "## Average precision on 6 pictures" in text
     assert "| reference | masks |" in text
-    assert "erq-export bench" not in text
+    assert "erq-export bench ." in text
 
 
 def test_it_is_measured_again_with_a_bound(erq: Erq, out: Path, store: Path) -> None:
@@ -112,7 +117,8 @@ def test_it_is_measured_again_with_a_bound(erq: Erq, out: Path, store: Path) -> 
     assert "box AP" in said
     before = (out / "report.json").read_bytes()
     for words in (
-        ("bench", out),
+        ("bench", out, "--batch", "8"),
+        ("bench", out, "--against", "theirs.onnx"),
         ("validate", out, "--bisect"),
         ("build", out, "--twin"),
         ("compare", out, out.parent / "other"),
@@ -120,6 +126,29 @@ def test_it_is_measured_again_with_a_bound(erq: Erq, out: Path, store: Path) -> 
         code, said = erq(*words)
         assert (code, "is for classifiers, shapes is a detector" in said) == (2, True), said
     assert (out / "report.json").read_bytes() == before
+
+
+def test_every_part_is_timed_beside_its_float_twin(erq: Erq, out: Path, store: Path, tmp_path: Path) -> None:
+    """Given what one picture gives it at most; the section stays when the run is measured again."""
+    shutil.copytree(out, tmp_path / "out")
+    spec = BenchSpec(threads=(1,), samples=10, seconds=0.01, sittings=1)
+    job, kinds = read_run(tmp_path / "out"), {"onnxruntime": KINDS["onnxruntime"]}
+    with Store.at(store, explicit=True, say=print) as kept:
+        found = bench.bench(job, tmp_path / "out", SILENT, store=kept, asked=spec, kinds=kinds)
+    assert found.parts == {"body": 1, "box": 1000, "mask": 100, f"body-{UPRIGHT}": 1}
+    lines = [line for line in found.lines if line.inputs == "resident"]
+    assert [(line.subject, line.batch) for line in lines] == [
+        (f"{what}/{part}", n) for part, n in found.parts.items() for what in ("float32", "onnx")
+    ]
+    for twin, ours in zip(lines[::2], lines[1::2], strict=True):
+        assert twin.speedup is None
+        assert ours.speedup is not None
+        assert ours.speedup.than == twin.name
+    assert found.skipped.keys() >= {"onnx/detector", f"onnx/detector-{UPRIGHT}"}
+    assert "Proposals, pooling and suppression" in found.notes[0]
+    code, said = erq("validate", tmp_path / "out", "--store", store)
+    assert code == 0, said
+    assert "onnx/box in onnxruntime" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_it_is_measured_on_another_folder_and_still_compared_on_its_own_picture(

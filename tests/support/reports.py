@@ -482,7 +482,7 @@ def store_entry() -> EntryRecord:
 def every_file() -> dict[type[FileRecord], FileRecord]:
     """An example of each."""
     examples = (
-        bench(),
+        bench(parts={"body": 1}),
         bisection(),
         description(),
         run_record(),

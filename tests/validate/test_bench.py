@@ -237,6 +237,14 @@ def test_a_gpu_that_takes_a_larger_batch_in_the_same_time_waits_for_launches() -
         assert any("launched" in note for note in notes(reports.bench(small, large)).notes) == waits
 
 
+def test_of_a_detector_nothing_is_advised_that_it_does_not_take() -> None:
+    lost = reports.line(subject="onnx/mask", batch=1, speedup=LOST)
+    said = notes(reports.bench(lost, attention="fp16", parts={"body": 1, "mask": 100})).notes
+    assert "body 1, mask 100" in said[0]
+    assert any("Not shown to be faster" in note for note in said)
+    assert not any(word in note for word in ("--attention", "--batch", "batch of one") for note in said)
+
+
 def test_nothing_is_said_to_have_lost_that_won() -> None:
     said = " ".join(notes(reports.bench()).notes)
     assert "Not shown" not in said

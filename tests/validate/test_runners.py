@@ -1,6 +1,7 @@
 """Runners: the same logits from PyTorch and from ONNX Runtime, and a plain word where they cannot run."""
 
 import copy
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,26 @@ def test_runners_agree_on_any_batch(model: nn.Module, graph: Path, n: int, optim
         assert (got.shape, got.dtype, got.device) == ((n, 4), torch.float32, CPU)
         torch.testing.assert_close(got, want, rtol=0, atol=64 * 2**-24)  # logits are about 1; sums of 64
     assert [runner.name for runner in runners] == ["a", "b"]
+
+
+def test_several_outputs_lie_side_by_side(tmp_path: Path) -> None:
+    """As a detector's body has them; where one is expected, several are refused."""
+
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x[:, :2] + 1, x.flatten(1)[:, :5] * 2  # (B, 2, 8, 8), (B, 5)
+
+    path, x = tmp_path / "two.onnx", images(3)
+    ir.save(trace(Two(), SIZE, gives=("first", "second")), path)
+    want = torch.cat([(x[:, :2] + 1).flatten(1), x.flatten(1)[:, :5] * 2], 1)
+    runners: list[Runner] = [TorchRunner(Two(), CPU), OnnxRuntimeRunner(path, threads=1, n_outputs=2)]
+    if importlib.util.find_spec("openvino"):
+        runners.append(OpenVinoRunner(path, threads=1))
+    for runner in runners:
+        assert torch.equal(runner.logits(x), want)
+        runner.prepared(x)()
+    with pytest.raises(DataError, match="1 inputs and 2 outputs, not one of each"):
+        OnnxRuntimeRunner(path, threads=1)
 
 
 def test_a_runner_takes_pixels_of_any_float_type_and_layout(graph: Path) -> None:

@@ -16,6 +16,12 @@ def notes(bench: Bench) -> Bench:
 
 
 def _notes(bench: Bench) -> Iterator[str]:
+    if bench.parts:
+        given = ", ".join(f"{part} {n}" for part, n in bench.parts.items())
+        yield (
+            "Every part of the detector was timed by itself, given what one picture gives it at most (the batch of its lines: "
+            f"{given}). Proposals, pooling and suppression lie between the parts and are not in these times."
+        )
     ours = [line for line in bench.lines if line.role == "ours" and line.inputs == "resident"]
     lost = [line for line in ours if line.speedup is not None and line.speedup.low <= 1]
     if lost:
@@ -33,13 +39,13 @@ def _reasons(bench: Bench, lost: Sequence[Line]) -> Iterator[str]:
             "This CPU has no instruction for integer products (VNNI or AMX): they cost as much as float ones. Try a CPU "
             "that has them; here the smaller file is what is gained."
         )
-    if bench.attention == "fp16":
+    if bench.attention == "fp16" and not bench.parts:
         yield (
             "Attention's two products and its softmax stay in float, and what is quantized around them has to be turned to "
             "float and back. Try --attention int8, and look at accuracy."
         )
     batches = sorted({line.batch for line in lost})
-    if batches[0] == 1:
+    if batches[0] == 1 and not bench.parts:
         better = [line for line in _others(bench, lost) if line.batch > 1 and line.speedup and line.speedup.low > 1]
         yield (
             "A batch of one gives each product too few rows to pay for the quantizers around it. "
@@ -66,7 +72,12 @@ def _same_speed(bench: Bench) -> Iterator[str]:
         )
     integer = {"i8", "u8", "i4", "u4"}
     for line in bench.lines:
-        if line.role == "ours" and line.products and line.inputs == "resident" and line.batch == bench.lines[0].batch:
+        if (
+            line.role == "ours"
+            and line.products
+            and line.inputs == "resident"
+            and line.batch == _least_batch(bench, line)
+        ):
             whole = sum(line.products.values())
             n = sum(count for kind, count in line.products.items() if kind in integer)
             yield f"{_where(line)}: {n} of {whole} products in integers, as its runtime model says."
@@ -95,6 +106,10 @@ def _launch_bound(bench: Bench, line: Line) -> bool:
         return False
     larger = [other for other in bench.lines if _same(other, line) and other.batch > line.batch]
     return any(other.p50_ms < LAUNCH_BOUND * line.p50_ms for other in larger)
+
+
+def _least_batch(bench: Bench, line: Line) -> int:
+    return min(other.batch for other in bench.lines if other.name == line.name)
 
 
 def _others(bench: Bench, lost: Sequence[Line]) -> list[Line]:

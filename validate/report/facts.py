@@ -78,11 +78,11 @@ def where(report: Report) -> Table:
     return ("what", "value"), [list(row) for row in (*report.machine.items(), *report.versions.items())]
 
 
-def again(command: Sequence[str], *, detector: bool) -> tuple[tuple[str, str], ...]:
-    """Commands with what they do: what was typed, then what the folder can do itself. A detector's run is not timed."""
+def again(command: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Commands with what they do: what was typed, then what the folder can do itself."""
     typed = shlex.join(("erq-export", *command)) if command else ""
     first = ((typed, "what was typed"),) if typed else ()
-    return (*first, *((typed, does) for typed, does in AGAIN.items() if not (detector and " bench " in typed)))
+    return (*first, *AGAIN.items())
 
 
 def _word(value: object) -> str:

@@ -41,7 +41,7 @@ def sections(report: Report, bench: Bench | None = None, command: Sequence[str] 
         anchor="again",
         title="Run it again",
         says=says,
-        commands=facts.again(command, detector=detection.is_detector(report)),
+        commands=facts.again(command),
     )
 
 

@@ -79,5 +79,4 @@ def _of_classifiers(
         ("--min-agreement", evaluate.min_agreement is not None, "--max-drop, in points of average precision"),
         ("--max-logit-error", evaluate.max_logit_error is not None, "--max-drop, in points of average precision"),
         ("--sensitivity", evaluate.sensitivity, leave),
-        ("--bench", evaluate.bench, leave),
     ]

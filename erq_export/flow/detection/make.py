@@ -13,7 +13,7 @@ from erq_export.contract.output.writing import Writing
 from erq_export.contract.records import encode
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import named
-from erq_export.exporters.onnx.parts import body_graph, part_graphs, whole_graph
+from erq_export.exporters.onnx.parts import BATCHES, body_graph, part_graphs, whole_graph
 from erq_export.exporters.onnx.write import lowered, save
 from erq_export.flow.artifacts import Artifact, origin
 from erq_export.flow.detection.units import WHOLE, split
@@ -22,10 +22,6 @@ from erq_export.flow.run import place
 from erq_export.flow.stages import Stages
 from erq_export.flow.store.entry import Work
 from erq_export.flow.work import Course
-from erq_export.models.detectors.detector import MOST
-from erq_export.models.detectors.proposals import BEST
-
-BATCHES = {"body": (1, 1, 1), "box": (1, BEST, BEST), "mask": (1, MOST, MOST)}  # of images, proposals, detections
 
 
 @dataclass

@@ -7,22 +7,25 @@ from msgspec import structs
 
 from erq_export import __version__
 from erq_export.backends.device import device_named
+from erq_export.contract.bench import Bench, BenchSpec
 from erq_export.contract.bundle import Bundle
 from erq_export.contract.detection import PartParity
 from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.files import write_bytes
 from erq_export.contract.manifest import Claims, GraphManifest, Sizes
-from erq_export.contract.output.folder import REPORTS, OutputFolder
+from erq_export.contract.output.folder import BENCHES, REPORTS, OutputFolder
 from erq_export.contract.output.writing import Writing
 from erq_export.contract.records import encode, plain_of
 from erq_export.contract.report import ImagesUsed, Layer, PartReport, Report, TargetReport
 from erq_export.contract.run_manifest import RunManifest
 from erq_export.contract.targets import deployable, named
+from erq_export.flow import bench
 from erq_export.flow.artifacts import Artifact, read_engine, read_manifest
 from erq_export.flow.detection.make import make
 from erq_export.flow.detection.measure import Outcome, broken, measure
 from erq_export.flow.detection.units import WHOLE, split, units
 from erq_export.flow.detection.work import DetectorWork, begin, check_something_is_found
+from erq_export.flow.heats import Timed
 from erq_export.flow.job import Job, RunRecord, absolute, read_run
 from erq_export.flow.measure import Made, raise_gates
 from erq_export.flow.pages import write_pages
@@ -78,7 +81,7 @@ def validate(job: Job, out: Path, ui: Ui, *, store: Store) -> Report:
         graphs={unit: Artifact.at(folder.target(unit)) for unit in every},
         engines={unit: Artifact.at(folder.engine(unit)) for unit in every if folder.has_engine(unit)},
     )
-    with folder.resume(planned=REPORTS) as writing:
+    with folder.resume(planned=(*REPORTS, *BENCHES)) as writing:
         folder.check_as_written(writing.manifest, every)
         work = begin(job, ui, store, calibrated=read_run(out).data)
         return _conclude(work, folder, writing, made)
@@ -108,11 +111,12 @@ def _inputs(work: DetectorWork) -> dict[str, dict[str, str]]:
 def _conclude(work: DetectorWork, folder: OutputFolder, writing: Writing, made: Made) -> Report:
     """Measure, write report.json and its pages, then let the gates speak."""
     outcome = measure(work, made)
+    timed = _timed(work, folder, made)
     report = _report(work, made, outcome)
 
     def fill(staging: Path) -> None:
         write_bytes(OutputFolder(staging).report, encode(report))
-        write_pages(staging, report, None, writing.manifest.command)
+        write_pages(staging, report, timed, writing.manifest.command)
 
     writing.place("", fill)
     writing.record(complete=True, timings=work.course.meter.stages)
@@ -123,6 +127,15 @@ def _conclude(work: DetectorWork, folder: OutputFolder, writing: Writing, made: 
         accuracy_problems=broken(work.job.evaluate, outcome.detection),
     )
     return report
+
+
+def _timed(work: DetectorWork, folder: OutputFolder, made: Made) -> Bench | None:
+    """The parts timed, where that was asked for; else what an earlier measurement of the same bundle has found."""
+    if not (work.job.evaluate.bench and made.graphs):
+        return bench.kept(folder, made.bundle.content)
+    of = Timed(stages=work.stages, model=work.model, bundle=made.bundle, out=folder, targets=tuple(made.graphs))
+    with work.stage("bench"):
+        return bench.measure(of, work.ui, BenchSpec())
 
 
 def _of_parity(parity: dict[str, PartParity]) -> list[str]:
