@@ -25,7 +25,7 @@ from erq_export.contract.records import plain_of
 from erq_export.contract.targets import named
 from erq_export.data.images import ImageFolder
 from erq_export.data.scenes import scene
-from erq_export.exporters.onnx.parts import BATCHES, part_graphs
+from erq_export.exporters.onnx.parts import batches, part_graphs
 from erq_export.exporters.onnx.write import lowered, save
 from erq_export.exporters.tensorrt.build import build
 from erq_export.flow import page
@@ -97,7 +97,7 @@ def engines(bundle: Deployed, folder: Path) -> dict[str, dict[str, Any]]:
         place.mkdir(parents=True)
         model, manifest = lowered(graph, named("tensorrt-rtx"), None)
         save(model, place / "model.onnx")
-        asked = EngineSpec(batch=BATCHES[name.partition(".")[0]], capability=(CAPABILITY,))
+        asked = EngineSpec(batch=batches(name), capability=(CAPABILITY,))
         record = build(
             place / "model.onnx", manifest, place, package="tensorrt_rtx", asked=asked, gpu=None, on_progress=None
         )

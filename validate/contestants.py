@@ -120,7 +120,7 @@ KINDS: Mapping[str, Kind] = {
         takes="graph",
         device="cpu",
         check=_openvino,
-        make=lambda s, threads, name: OpenVinoRunner(s.file, threads=threads, name=name),
+        make=lambda s, threads, name: OpenVinoRunner(s.file, threads=threads, name=name, n_outputs=s.n_outputs),
         always=True,
     ),
     "torch": Kind(

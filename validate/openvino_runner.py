@@ -15,9 +15,11 @@ from .runners import joined
 class OpenVinoRunner:
     """A graph with one input. MachineError without the package, DataError where OpenVINO refuses the graph."""
 
-    def __init__(self, path: Path, *, threads: int | None = None, name: str = "openvino") -> None:
+    def __init__(self, path: Path, *, threads: int | None = None, name: str = "openvino", n_outputs: int = 1) -> None:
         self.name, self.device = name, torch.device("cpu")
         self.model = compiled(path, threads=threads)
+        if (n := len(self.model.outputs)) != n_outputs:
+            raise DataError(f"{path} has {n} outputs, not {n_outputs}", fix="export again")
         self.products = products(self.model)
         self._request = self.model.create_infer_request()
 

@@ -101,8 +101,8 @@ class Speedup(Record, frozen=True, kw_only=True):
 class Line(Record, frozen=True, kw_only=True):
     """One runner on one batch.
 
-    subject: what was run (float32, onnx, a file; onnx/body of a detector);  batch: images, or what a part
-    is given;  inputs: already on the runner's device, or copied from and to the host;
+    subject: what was run (float32, onnx, a file; onnx/body of a detector);  batch: images, or what a part is given, which
+    images_per_s then counts;  inputs: already on the runner's device, or copied from and to the host;
     settled: its last times agree;  bytes: of graph or engine;
     products: number of products by format, where the runner says so;  logits_error: ‖y − y₀‖/‖y₀‖, y₀ the same subject's
     logits of the first runner that has them;  speedup: None for the twin itself.
@@ -157,9 +157,9 @@ class State(Record, frozen=True, kw_only=True):
 
 class Bench(FileRecord, frozen=True, kw_only=True):
     """A measurement of a run. cores: those that the process may use;  vnni: int8 products have instructions of their own
-    on this CPU;  attention: which precision it was designed in;  parts: of a detector, and what one picture gives each at most,
-    which is the batch of its lines: pictures, proposals, detections;  skipped: what was not run, and why;
-    notes: what the figures mean and what to try;  problems: of the speed gate."""
+    on this CPU;  attention: which precision it was designed in;  parts: of a detector, and what one picture gives each at most
+    (pictures, proposals, detections), which takes the place of the batches that were asked for;  skipped: what was not run, and
+    why;  notes: what the figures mean and what to try;  problems: of the speed gate."""
 
     FORMAT: ClassVar[int] = 2
     WHAT: ClassVar[str] = "benchmark of a run"

@@ -46,7 +46,8 @@ class Quantized(Row, frozen=True, kw_only=True):
 
 
 class LoweredSite(Quantized, frozen=True, kw_only=True):
-    """A quantized layer; `weight` is its integers' initializer (int8, or int4 where packed), `gemm` the node that multiplies."""
+    """A quantized layer; `weight` is its integers' initializer (int8: a byte each, of a convolution for ONNX Runtime unsigned,
+    128 more; int4 where packed), `gemm` the node that multiplies."""
 
     w_bits: DesignedBits
     a_bits: DesignedBits

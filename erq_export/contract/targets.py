@@ -18,7 +18,9 @@ class Target:
 
     name: str
     says: str  # one line for `erq-export models`
-    container: Container | Literal["none"]  # of activations; weights are int8 with zero point 0 everywhere
+    container: (
+        Container | Literal["none"]
+    )  # of activations; weights are int8 with zero point 0; of convolutions in ONNX Runtime uint8 around 128
     carrier: Carrier  # of everything that is not quantized
     # per-channel DQ, or one power-of-two DQ and a ratio after the product
     weight_form: Literal["channel", "scalar", "none"]

@@ -20,8 +20,8 @@ from erq_export.contract.report import Report
 from erq_export.contract.targets import deployable
 from erq_export.exporters.lint.load import parse
 from erq_export.flow.artifacts import Artifact
-from erq_export.flow.detection import heats as parts
 from erq_export.flow.detection.asked import is_detector
+from erq_export.flow.detection.heats import check_asked, left_out, of_detector
 from erq_export.flow.detection.units import units
 from erq_export.flow.engines import checked, engine_runner
 from erq_export.flow.heats import Heat, Timed, of_classifier
@@ -31,6 +31,7 @@ from erq_export.flow.stages import Stages
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import Ui
 from erq_export.flow.work import Course
+from erq_export.models.detectors.family import FAMILY as DETECTOR
 from erq_export.models.detectors.loading import load_asked
 from erq_export.models.loading import load
 from erq_export.validate.bench import Entry, contest, enter, gate, raise_gate
@@ -58,11 +59,11 @@ def bench(
     folder, course, detector = OutputFolder(out), Course(ui), is_detector(job.model.name)
     Bundle.load(folder.bundle)
     if detector:
-        parts.check_asked(job.model.name, asked)
+        check_asked(job.model.name, asked)
     check_against(asked)
-    asked_for = units(job.model, job.deploy.targets) if detector else deployable(job.deploy.targets)
-    targets = [name for name in asked_for if folder.target(name).is_dir()]
-    if not targets:
+    every = units(job.model, job.deploy.targets) if detector else deployable(job.deploy.targets)
+    targets = [name for name in every if folder.target(name).is_dir()]
+    if not targets or (detector and set(left_out(targets)) == set(targets)):
         raise SpecError(
             f"{out} holds no graph that could be timed", fix=f"erq-export build {out}, or a run with --to onnx"
         )
@@ -77,6 +78,7 @@ def bench(
             bundle=Artifact.at(folder.bundle),
             out=folder,
             targets=targets,
+            missing=[name for name in every if name not in targets],
         )
         with course.stage("bench"):
             found = measure(timed, ui, asked, kinds=kinds)
@@ -96,8 +98,8 @@ def spec(asked: Mapping[str, Any]) -> BenchSpec:
 
 def measure(timed: Timed, ui: Ui, asked: BenchSpec, *, kinds: Mapping[str, Kind] = KINDS) -> Bench:
     """Every line of every heat and device: on the CPU for each number of threads, on a GPU once."""
-    bundle, detector = timed.bundle.read(Bundle.load), timed.model.family.name == "detector"
-    heats = parts.of_detector(timed) if detector else [of_classifier(timed, asked)]
+    bundle, detector = timed.bundle.read(Bundle.load), timed.model.family is DETECTOR
+    heats = of_detector(timed) if detector else [of_classifier(timed, asked)]
     every = {**kinds, "engine": engine_kind(asked)}
     entries = [enter(heat.subjects, asked.also, kinds=every) for heat in heats]
     before, threads_before, lines = state(), torch.get_num_threads(), list[Line]()
@@ -106,7 +108,9 @@ def measure(timed: Timed, ui: Ui, asked: BenchSpec, *, kinds: Mapping[str, Kind]
             lines += _lines(heat, entry, asked, ui)
     finally:
         torch.set_num_threads(threads_before)
-    left_out = parts.skipped(timed) if detector else {}
+    skipped = {name: why for entry in entries for name, why in entry.skipped.items()}
+    skipped |= dict.fromkeys(timed.missing, "its graph is not in the folder")
+    skipped |= left_out(timed.targets) if detector else {}
     found = Bench(
         erq_export=__version__,
         bundle_sha256=timed.bundle.content,
@@ -122,7 +126,7 @@ def measure(timed: Timed, ui: Ui, asked: BenchSpec, *, kinds: Mapping[str, Kind]
         after=state(),
         lines=tuple(lines),
         parts={heat.part: heat.batch[0] for heat in heats if heat.part},
-        skipped={name: why for entry in entries for name, why in entry.skipped.items()} | left_out,
+        skipped=skipped,
         notes=(),
         problems=() if asked.require_speedup is None else tuple(gate(lines, asked.require_speedup)),
     )

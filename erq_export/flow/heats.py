@@ -21,13 +21,14 @@ ON_ONNXRUNTIME = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt")
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """What can be timed of a run: its float model, its bundle and its folder."""
+    """What can be timed of a run: its float model, its bundle and its folder; missing: targets whose graphs are gone."""
 
     stages: Stages
     model: Loaded
     bundle: Artifact
     out: OutputFolder
     targets: Sequence[str]
+    missing: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

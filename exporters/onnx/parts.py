@@ -39,6 +39,11 @@ class PartShape:
     gives: tuple[str, ...]
 
 
+def batches(part: str) -> tuple[int, int, int]:
+    """Smallest, usual and largest batch of a part by its name without a canvas."""
+    return BATCHES[part.partition(".")[0]]
+
+
 def part_shapes(detector: Detector) -> dict[str, PartShape]:
     """By the part's name."""
     channels = detector.architecture.channels

@@ -20,6 +20,7 @@ from erq_export.backends.onnxruntime import run, session
 from erq_export.backends.tensorrt import available
 from erq_export.contract.bench import BenchSpec
 from erq_export.contract.engine import ENGINE, EngineRecord
+from erq_export.contract.errors import EngineError
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import read
 from erq_export.contract.report import Report
@@ -149,6 +150,17 @@ def test_every_part_is_timed_beside_its_float_twin(erq: Erq, out: Path, store: P
     code, said = erq("validate", tmp_path / "out", "--store", store)
     assert code == 0, said
     assert "onnx/box in onnxruntime" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_what_cannot_be_timed_costs_no_report(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise EngineError("no room on the GPU", fix="a smaller canvas")
+
+    monkeypatch.setattr(bench, "measure", fails)
+    asked = {"bits": "w4a4", "to": "onnx", "calib": 2, "val_images": 2, "canvas": f"192x256,{UPRIGHT}", "bench": True}
+    with pytest.raises(EngineError, match="no room"):
+        api.run("shapes", **asked, out=tmp_path / "out", store=store)
+    assert read(Report, tmp_path / "out" / "report.json").detection is not None
 
 
 def test_it_is_measured_on_another_folder_and_still_compared_on_its_own_picture(

@@ -21,6 +21,7 @@ from erq_export.validate.contestants import KINDS, Entrant, Kind, Subject
 from erq_export.validate.report.bench_chart import draw
 from erq_export.validate.report.bench_words import notes
 from erq_export.validate.report.markdown import markdown
+from erq_export.validate.report.verdict import verdict
 from erq_export.validate.runners import Runner
 
 SIZE = (3, 2, 2)
@@ -242,7 +243,16 @@ def test_of_a_detector_nothing_is_advised_that_it_does_not_take() -> None:
     said = notes(reports.bench(lost, attention="fp16", parts={"body": 1, "mask": 100})).notes
     assert "body 1, mask 100" in said[0]
     assert any("Not shown to be faster" in note for note in said)
-    assert not any(word in note for word in ("--attention", "--batch", "batch of one") for note in said)
+    assert not any(word in note for word in ("--attention", "--batch", "batch of one", "what to try:") for note in said)
+    body = reports.line(subject="onnx/body", batch=1, speedup=LOST)
+    said = notes(reports.bench(body, attention="fp16", parts={"body": 1})).notes
+    assert any(note.endswith("what to try:") for note in said)
+    assert any("its softmax stay in float" in note and "--attention" not in note for note in said)
+
+
+def test_the_verdict_on_a_detector_speaks_of_its_parts() -> None:
+    assert "; parts 1.12 × as fast as their float twins" in verdict(reports.report(), reports.bench(parts={"body": 1}))
+    assert "; 1.12 × as fast as its float twin" in verdict(reports.report(), reports.bench())
 
 
 def test_nothing_is_said_to_have_lost_that_won() -> None:

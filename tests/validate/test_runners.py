@@ -83,7 +83,7 @@ def test_several_outputs_lie_side_by_side(tmp_path: Path) -> None:
     want = torch.cat([(x[:, :2] + 1).flatten(1), x.flatten(1)[:, :5] * 2], 1)
     runners: list[Runner] = [TorchRunner(Two(), CPU), OnnxRuntimeRunner(path, threads=1, n_outputs=2)]
     if importlib.util.find_spec("openvino"):
-        runners.append(OpenVinoRunner(path, threads=1))
+        runners.append(OpenVinoRunner(path, threads=1, n_outputs=2))
     for runner in runners:
         assert torch.equal(runner.logits(x), want)
         runner.prepared(x)()

@@ -48,10 +48,9 @@ def _different(value: ir.Value, layer: QuantizedLayer) -> int:
     q = layer.weight_q
     want = layer.kernel.spread(q).numpy() if isinstance(layer, QuantizedConv) else q.numpy().T  # (n, c, r, s) or (k, n)
     unsigned = isinstance(layer, QuantizedConv) and value.dtype == ir.DataType.UINT8
-    file = array_of(value).astype(np.int16) - (MIDDLE if unsigned else 0)
-    if not (unsigned or value.dtype in INTEGERS) or file.shape != want.shape:
+    if not (unsigned or value.dtype in INTEGERS) or (file := array_of(value)).shape != want.shape:
         return int(want.size)
-    return int(np.count_nonzero(file != want))
+    return int(np.count_nonzero(file.astype(np.int16) - (MIDDLE if unsigned else 0) != want))
 
 
 def _is_copy(tensor: NDArray[np.generic], W: NDArray[np.float32]) -> bool:

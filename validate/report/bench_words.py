@@ -19,15 +19,18 @@ def _notes(bench: Bench) -> Iterator[str]:
     if bench.parts:
         given = ", ".join(f"{part} {n}" for part, n in bench.parts.items())
         yield (
-            "Every part of the detector was timed by itself, given what one picture gives it at most (the batch of its lines: "
-            f"{given}). Proposals, pooling and suppression lie between the parts and are not in these times."
+            f"Parts of the detector were timed by themselves, given what one picture gives them at most (the batch: {given}), "
+            "and images/s counts that. Proposals, pooling and suppression lie between the parts and are not in these times."
         )
+        if any(line.role == "ours" and line.runner == "engine" for line in bench.lines):
+            yield "Engines of a detector have no float16 twin: their ratios are to float32."
     ours = [line for line in bench.lines if line.role == "ours" and line.inputs == "resident"]
     lost = [line for line in ours if line.speedup is not None and line.speedup.low <= 1]
     if lost:
         names = "; ".join(f"{_where(line)}: {line.speedup.told}" for line in lost if line.speedup is not None)
-        yield f"Not shown to be faster than the float twin: {names}. Why, and what to try:"
-        yield from _reasons(bench, lost)
+        reasons = list(_reasons(bench, lost))
+        yield f"Not shown to be faster than the float twin: {names}." + " Why, and what to try:" * bool(reasons)
+        yield from reasons
     yield from _same_speed(bench)
     yield from _disturbed(bench)
 
@@ -39,10 +42,10 @@ def _reasons(bench: Bench, lost: Sequence[Line]) -> Iterator[str]:
             "This CPU has no instruction for integer products (VNNI or AMX): they cost as much as float ones. Try a CPU "
             "that has them; here the smaller file is what is gained."
         )
-    if bench.attention == "fp16" and not bench.parts:
+    if bench.attention == "fp16" and any(not bench.parts or "/body" in line.subject for line in lost):
         yield (
             "Attention's two products and its softmax stay in float, and what is quantized around them has to be turned to "
-            "float and back. Try --attention int8, and look at accuracy."
+            "float and back." + " Try --attention int8, and look at accuracy." * (not bench.parts)
         )
     batches = sorted({line.batch for line in lost})
     if batches[0] == 1 and not bench.parts:

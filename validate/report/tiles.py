@@ -57,7 +57,8 @@ def _targets(report: Report) -> Iterator[Tile]:
 def _speed(report: Report, bench: Bench | None) -> Iterator[Tile]:
     if bench is not None and (best := fastest(bench)) is not None and best.speedup is not None:
         threads = f", {best.threads} threads" if best.threads else ""
-        yield "times as fast, at best", f"{best.speedup.ratio:.2f} ×", f"{best.name}, batch {best.batch}{threads}"
+        what = "a part's times as fast, at best" if bench.parts else "times as fast, at best"
+        yield what, f"{best.speedup.ratio:.2f} ×", f"{best.name}, batch {best.batch}{threads}"
     elif report.latency is not None and report.latency.ratios:
         ratio = list(report.latency.ratios.values())[-1]
         yield "times as fast", f"{ratio.median:.2f} ×", "as float32 in ONNX Runtime on this CPU"

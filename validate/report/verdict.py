@@ -114,9 +114,8 @@ def fastest(bench: Bench) -> Line | None:
 def _fast(report: Report, bench: Bench | None) -> str:
     if bench is not None and (lines := _timed(bench)):
         slow, fast = (f"{_median(choose(lines, key=_median)):.2f}" for choose in (min, max))
-        return (
-            f"{slow} to {fast} × as fast as its float twin" if len(lines) > 1 else f"{fast} × as fast as its float twin"
-        )
+        times = f"{slow} to {fast} ×" if len(lines) > 1 else f"{fast} ×"
+        return f"parts {times} as fast as their float twins" if bench.parts else f"{times} as fast as its float twin"
     if report.latency is not None and report.latency.ratios:
         ratio = list(report.latency.ratios.values())[-1]
         return f"{ratio.median:.2f} × as fast as float32 in ONNX Runtime on this CPU"

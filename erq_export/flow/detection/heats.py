@@ -5,6 +5,7 @@ What lies between the parts (proposals, pooling, suppression) is the same in flo
 """
 
 import copy
+from collections.abc import Sequence
 from typing import cast
 
 from torch import nn
@@ -12,10 +13,10 @@ from torch import nn
 from erq_export.backends.machine import versions
 from erq_export.contract.bench import BenchSpec
 from erq_export.contract.errors import SpecError
-from erq_export.exporters.onnx.parts import BATCHES, PartShape, float_part, part_shapes, parts_of
+from erq_export.exporters.onnx.parts import PartShape, batches, float_part, part_shapes, parts_of
 from erq_export.exporters.onnx.write import save
 from erq_export.flow.artifacts import Artifact
-from erq_export.flow.detection.units import WHOLE, split
+from erq_export.flow.detection.units import TRACED_BY, WHOLE, split
 from erq_export.flow.heats import TWIN, Heat, Timed, of_target
 from erq_export.flow.store.entry import Work
 from erq_export.models.detectors.architecture import Size
@@ -41,14 +42,9 @@ def of_detector(timed: Timed) -> list[Heat]:
     return [_heat(timed, part) for part in parts if split(part)[0] != WHOLE]
 
 
-def skipped(timed: Timed) -> dict[str, str]:
+def left_out(units: Sequence[str]) -> dict[str, str]:
     """Graphs that are not timed, and why."""
-    return {unit: NOT_TIMED for unit in timed.targets if split(unit.partition("/")[2])[0] == WHOLE}
-
-
-def rows(part: str) -> int:
-    """How many of its inputs one picture gives a part at most."""
-    return BATCHES[split(part)[0].partition(".")[0]][1]
+    return {unit: NOT_TIMED for unit in units if split(unit.partition("/")[2])[0] == WHOLE}
 
 
 def _heat(timed: Timed, part: str) -> Heat:
@@ -63,7 +59,7 @@ def _heat(timed: Timed, part: str) -> Heat:
     for unit in timed.targets:
         if unit.partition("/")[2] == part:
             found += of_target(timed.out, unit, n_outputs=n)
-    return Heat(subjects=found, size=shape.input_size, batch=(rows(part),), part=part)
+    return Heat(subjects=found, size=shape.input_size, batch=(batches(kind)[2],), part=part)
 
 
 def _float_graph(timed: Timed, part: str, shape: PartShape) -> Artifact:
@@ -72,8 +68,7 @@ def _float_graph(timed: Timed, part: str, shape: PartShape) -> Artifact:
     def make(work: Work) -> None:
         save(float_part(_module(timed, part), shape), work.folder / "model.onnx")
 
-    inputs = {"model": timed.model.fingerprint, **versions("torch", "torchvision", "timm", "onnx", "onnx-ir")}
-    inputs |= versions("onnxscript")
+    inputs = {"model": timed.model.fingerprint, **versions(*TRACED_BY)}
     asked, what = {"target": "float", "part": part}, f"float graph of {part} of {timed.model.identity.name}"
     return timed.stages.kept("part-graph", inputs, asked, make, what)
 

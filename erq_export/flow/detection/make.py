@@ -13,10 +13,10 @@ from erq_export.contract.output.writing import Writing
 from erq_export.contract.records import encode
 from erq_export.contract.spec import DeploySpec
 from erq_export.contract.targets import named
-from erq_export.exporters.onnx.parts import BATCHES, body_graph, part_graphs, whole_graph
+from erq_export.exporters.onnx.parts import batches, body_graph, part_graphs, whole_graph
 from erq_export.exporters.onnx.write import lowered, save
 from erq_export.flow.artifacts import Artifact, origin
-from erq_export.flow.detection.units import WHOLE, split
+from erq_export.flow.detection.units import TRACED_BY, WHOLE, split
 from erq_export.flow.measure import Made
 from erq_export.flow.run import place
 from erq_export.flow.stages import Stages
@@ -68,8 +68,8 @@ def make(
             continue
         with course.stage(f"build {target}"):
             for unit in (unit for unit in units if unit.startswith(f"{target}/")):
-                kind = split(unit.partition("/")[2])[0].partition(".")[0]
-                asked = structs.replace(engine or EngineSpec.of(deploy), batch=BATCHES[kind])
+                kind, _ = split(unit.partition("/")[2])
+                asked = structs.replace(engine or EngineSpec.of(deploy), batch=batches(kind))
                 engines[unit] = stages.engine(graphs[unit], named(target), asked)
                 place(writing, f"{unit}/engine", engines[unit])
     return Made(bundle=bundle, graphs=graphs, engines=engines)
@@ -88,7 +88,7 @@ def _graph(stages: Stages, bundle: Artifact, traces: Traces, unit: str, deploy: 
 
     inputs = {
         "bundle": bundle.content,
-        **versions("torch", "torchvision", "timm", "onnx", "onnx-ir", "onnxscript"),
+        **versions(*TRACED_BY),
     }
     asked = {"target": target, "part": part, "pack": deploy.pack}
     return stages.kept("part-graph", inputs, asked, write, f"graph of {part} for {target}")

@@ -111,14 +111,10 @@ def _inputs(work: DetectorWork) -> dict[str, dict[str, str]]:
 def _conclude(work: DetectorWork, folder: OutputFolder, writing: Writing, made: Made) -> Report:
     """Measure, write report.json and its pages, then let the gates speak."""
     outcome = measure(work, made)
-    timed = _timed(work, folder, made)
     report = _report(work, made, outcome)
-
-    def fill(staging: Path) -> None:
-        write_bytes(OutputFolder(staging).report, encode(report))
-        write_pages(staging, report, timed, writing.manifest.command)
-
-    writing.place("", fill)
+    _write(writing, report, bench.kept(folder, made.bundle.content))
+    if work.job.evaluate.bench and made.graphs:
+        _write(writing, report, _timed(work, folder, made))  # once more: what cannot be timed costs the speed alone
     writing.record(complete=True, timings=work.course.meter.stages)
     raise_gates(
         folder.path,
@@ -129,10 +125,18 @@ def _conclude(work: DetectorWork, folder: OutputFolder, writing: Writing, made: 
     return report
 
 
-def _timed(work: DetectorWork, folder: OutputFolder, made: Made) -> Bench | None:
-    """The parts timed, where that was asked for; else what an earlier measurement of the same bundle has found."""
-    if not (work.job.evaluate.bench and made.graphs):
-        return bench.kept(folder, made.bundle.content)
+def _write(writing: Writing, report: Report, timed: Bench | None) -> None:
+    """report.json and its pages, with the section on speed where there is one."""
+
+    def fill(staging: Path) -> None:
+        write_bytes(OutputFolder(staging).report, encode(report))
+        write_pages(staging, report, timed, writing.manifest.command)
+
+    writing.place("", fill)
+
+
+def _timed(work: DetectorWork, folder: OutputFolder, made: Made) -> Bench:
+    """The parts, timed."""
     of = Timed(stages=work.stages, model=work.model, bundle=made.bundle, out=folder, targets=tuple(made.graphs))
     with work.stage("bench"):
         return bench.measure(of, work.ui, BenchSpec())

@@ -9,6 +9,14 @@ from erq_export.contract.spec import ModelSpec
 from erq_export.contract.targets import deployable, named
 from erq_export.models.detectors.architecture import Size, architecture_of
 
+TRACED_BY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+)  # packages that decide what graphs look like
 WHOLE, BODY = "detector", "body"  # WHOLE: the graph with the glue in it, beside those of the parts
 
 
