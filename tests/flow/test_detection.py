@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+import reports
 import torch
 from command_line import Erq
 from html_page import Page
@@ -31,7 +32,9 @@ from erq_export.flow import api, bench
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.detection import found as finding
 from erq_export.flow.detection import make, ran
+from erq_export.flow.detection import run as detector
 from erq_export.flow.detection.executed import Executed, Run
+from erq_export.flow.detection.measure import Outcome
 from erq_export.flow.job import read_run
 from erq_export.flow.store.store import Store
 from erq_export.flow.ui import SILENT
@@ -45,6 +48,10 @@ UPRIGHT = "256x192"
 ON_CANVASES = (*PARTS, f"body-{UPRIGHT}")
 RTX = available("tensorrt_rtx") is not None
 TARGETS = ["onnx", "tensorrt-rtx"][: 1 + RTX]
+ASKED: dict[str, Any] = {
+    **{"bits": "w4a4", "to": TARGETS, "calib": 2, "val_images": N},
+    **{"capability": ("8.9",), "canvas": f"192x256,{UPRIGHT}"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +64,7 @@ def out(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
     """A run on two canvases; its own scenes all lie on the first."""
     pytest.importorskip("faster_coco_eval")
     folder = tmp_path_factory.mktemp("runs") / "shapes"
-    asked = {"bits": "w4a4", "to": TARGETS, "calib": 2, "val_images": N, "capability": ("8.9",)}
-    api.run("shapes", **asked, canvas=f"192x256,{UPRIGHT}", out=folder, store=store)
+    api.run("shapes", **ASKED, out=folder, store=store)
     return folder
 
 
@@ -152,15 +158,24 @@ def test_every_part_is_timed_beside_its_float_twin(erq: Erq, out: Path, store: P
     assert "onnx/box in onnxruntime" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_what_cannot_be_timed_costs_no_report(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_timed_costs_no_report(
+    out: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured beside is planted: the run `out` has the real thing."""
+    measured = read(Report, out / "report.json").detection
+
     def fails(*_: object) -> None:
         raise EngineError("no room on the GPU", fix="a smaller canvas")
 
     monkeypatch.setattr(bench, "measure", fails)
-    asked = {"bits": "w4a4", "to": "onnx", "calib": 2, "val_images": 2, "canvas": f"192x256,{UPRIGHT}", "bench": True}
+    monkeypatch.setattr(detector, "measure", lambda *_: Outcome(parity={}, detection=measured, not_run=[]))
     with pytest.raises(EngineError, match="no room"):
-        api.run("shapes", **asked, out=tmp_path / "out", store=store)
-    assert read(Report, tmp_path / "out" / "report.json").detection is not None
+        api.run("shapes", **ASKED, bench=True, out=tmp_path / "out", store=store)
+    assert read(Report, tmp_path / "out" / "report.json").detection == measured
+    monkeypatch.setattr(bench, "measure", lambda *_: reports.bench(parts={"body": 1}))
+    api.run("shapes", **ASKED, bench=True, out=tmp_path / "out", store=store, overwrite=True)
+    assert "## Speed" in (tmp_path / "out" / "report.md").read_text()
+    assert (tmp_path / "out" / "bench.json").is_file()
 
 
 def test_it_is_measured_on_another_folder_and_still_compared_on_its_own_picture(
