@@ -113,8 +113,7 @@ def integer_operator(view: View) -> Iterator[Hit]:
 
 @rule("ConvInteger with int8 weights", warnings=("onnx",))
 def signed_convolution(view: View) -> Iterator[Hit]:
-    """ONNX Runtime 1.31 on x64 multiplies signed ones with a plain loop: three to six times as long as unsigned ones (AVX2).
-    Older versions have no kernel for them."""
+    """ONNX Runtime 1.31 on x64 multiplies signed ones with a plain loop (AVX2); older versions have no kernel for them."""
     for node in view.of_type("ConvInteger"):
         weight = given(node, 1)
         if weight is not None and weight.dtype == ir.DataType.INT8:

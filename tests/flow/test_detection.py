@@ -1,21 +1,18 @@
 """A detector from the command line to engines and average precision: the stand-in, its own weights and scenes."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import pytest
 import reports
 import torch
+from coco_folder import turned
 from command_line import Erq
 from html_page import Page
-from numpy.typing import NDArray
-from PIL import Image
 
 from erq_export.backends.onnxruntime import run, session
 from erq_export.backends.tensorrt import available
@@ -25,7 +22,6 @@ from erq_export.contract.errors import EngineError
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import read
 from erq_export.contract.report import Report
-from erq_export.data.runs import runs
 from erq_export.data.scenes import Scenes
 from erq_export.exporters.onnx.write import save
 from erq_export.flow import api, bench
@@ -265,63 +261,6 @@ def test_claimed_layers_that_are_compiled_to_floating_point_end_the_run(
         assert said.count(f"{layer} is claimed integer and runs in float16") == list(wrong.values()).count(layer)
         record = read(EngineRecord, tmp_path / "out" / "tensorrt-rtx" / part / "engine" / ENGINE)
         assert [path for path, precision in record.precision.items() if precision != "int8"] == [layer]
-
-
-@pytest.mark.slow
-def test_the_cascade_goes_the_same_way(tmp_path: Path, store: Path) -> None:
-    """Seven parts: every layer of each in integers, equal to PyTorch's; what is found is what the reference finds, or nearly."""
-    pytest.importorskip("faster_coco_eval")
-    asked = {"bits": "w4a4", "method": "rtn", "to": TARGETS, "capability": ("8.9",)}
-    report = api.run("shapes_cascade", **asked, out=tmp_path, calib=2, val_images=3, store=store)
-    assert report.problems == ()
-    parts = report.targets["onnx"].parts
-    assert list(parts) == ["body", "box.0", "box.1", "box.2", "mask.0", "mask.1", "mask.2", "detector"]
-    compared = {name: part.parity for name, part in parts.items() if part.parity is not None}
-    assert set(compared) == set(parts) - {"detector"}
-    assert all((p.codes.mismatches, p.sums.mismatches) == (0, 0) for p in compared.values())
-    assert report.detection is not None
-    assert report.detection.exact.box.ap > 30
-    if RTX:
-        engines = [part.engine for part in report.targets["tensorrt-rtx"].parts.values()]
-        assert {how for engine in engines if engine for how in engine.precision.values()} == {"int8"}
-        assert len(engines) == len(compared)
-
-
-def test_a_folder_in_cocos_layout_is_measured_on_and_calibrated_from(tmp_path: Path, store: Path) -> None:
-    pytest.importorskip("faster_coco_eval")
-    root = tmp_path / "coco"
-    Scenes(4, seed=5).write(root, "val2017")
-    turned(root, "val2017", {1})
-    Scenes(2, seed=6).write(root, "train2017")
-    to = TARGETS[-1]  # without the whole detector's graph, which takes longest to trace
-    report = api.run(
-        "shapes", bits="w8a8", out=tmp_path / "out", to=to, calib=2, coco=str(root), store=store, capability=("8.9",)
-    )
-    assert report.detection is not None
-    assert (report.detection.n_images, report.detection.n_given) == (3, 4)  # one fits on no canvas that was named
-    assert report.detection.reference.box.ap == pytest.approx(report.detection.exact.box.ap, abs=15)
-
-
-def turned(root: Path, split: str, ids: set[int]) -> None:
-    """Mirror these scenes of a folder in COCO's layout on their diagonal: they stand upright then."""
-    file = root / "annotations" / f"instances_{split}.json"
-    content = json.loads(file.read_text())
-    for picture in (picture for picture in content["images"] if picture["id"] in ids):
-        picture["height"], picture["width"] = picture["width"], picture["height"]
-        path = root / split / picture["file_name"]
-        Image.open(path).transpose(Image.Transpose.TRANSPOSE).save(path)
-    for thing in (thing for thing in content["annotations"] if thing["image_id"] in ids):
-        mask = decoded(thing["segmentation"]).T
-        x, y, width, height = thing["bbox"]
-        thing |= {"bbox": [y, x, height, width], "segmentation": {"size": [*mask.shape], "counts": runs(mask)}}
-    file.write_text(json.dumps(content))
-
-
-def decoded(segmentation: dict[str, Any]) -> NDArray[np.bool_]:
-    """(H, W) of COCO's runs, which go down the columns."""
-    height, width = segmentation["size"]
-    colours = np.arange(len(segmentation["counts"])) % 2 == 1
-    return np.repeat(colours, segmentation["counts"]).reshape(width, height).T
 
 
 def test_upright_pictures_lie_on_a_canvas_of_their_own(erq: Erq, out: Path, store: Path, tmp_path: Path) -> None:

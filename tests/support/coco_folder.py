@@ -1,10 +1,14 @@
-"""A folder as COCO is unpacked, with two small pictures."""
+"""A folder as COCO is unpacked: with two small pictures, or with some of its pictures turned."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+
+from erq_export.data.runs import runs
 
 SPLIT = "val2017"
 
@@ -55,3 +59,25 @@ def coco_folder(root: Path, content: Any = None) -> Path:
     for picture in instances()["images"]:
         Image.new("RGB", (picture["width"], picture["height"]), (9, 99, 199)).save(root / SPLIT / picture["file_name"])
     return root
+
+
+def turned(root: Path, split: str, ids: set[int]) -> None:
+    """Mirror these scenes of a folder in COCO's layout on their diagonal: they stand upright then."""
+    file = root / "annotations" / f"instances_{split}.json"
+    content = json.loads(file.read_text())
+    for picture in (picture for picture in content["images"] if picture["id"] in ids):
+        picture["height"], picture["width"] = picture["width"], picture["height"]
+        path = root / split / picture["file_name"]
+        Image.open(path).transpose(Image.Transpose.TRANSPOSE).save(path)
+    for thing in (thing for thing in content["annotations"] if thing["image_id"] in ids):
+        mask = decoded(thing["segmentation"]).T
+        x, y, width, height = thing["bbox"]
+        thing |= {"bbox": [y, x, height, width], "segmentation": {"size": [*mask.shape], "counts": runs(mask)}}
+    file.write_text(json.dumps(content))
+
+
+def decoded(segmentation: dict[str, Any]) -> NDArray[np.bool_]:
+    """(H, W) of COCO's runs, which go down the columns."""
+    height, width = segmentation["size"]
+    colours = np.arange(len(segmentation["counts"])) % 2 == 1
+    return np.repeat(colours, segmentation["counts"]).reshape(width, height).T
