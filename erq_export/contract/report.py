@@ -8,6 +8,7 @@ from erq_export.contract.accuracy import Accuracy
 from erq_export.contract.cost import StageCost
 from erq_export.contract.detection import Detection, PartParity
 from erq_export.contract.engine import EngineRecord
+from erq_export.contract.followed import Followed
 from erq_export.contract.histograms import Histograms
 from erq_export.contract.identity import Identity
 from erq_export.contract.manifest import Claims, Count, DesignedBits, Sizes
@@ -63,12 +64,13 @@ class PriceRow(Record, frozen=True, kw_only=True):
 
 
 class PartReport(Record, frozen=True, kw_only=True):
-    """One part's graph of a detector, and its engine; parity: None for the graph of the whole, whose parts are compared."""
+    """One part's graph of a detector, and its engine; parity: None for the graph of the whole, which has `followed`."""
 
     bytes: Count
     claims: Claims
     parity: PartParity | None = None
     engine: EngineRecord | None = None
+    followed: Followed | None = None
 
 
 class TargetReport(Record, frozen=True, kw_only=True):

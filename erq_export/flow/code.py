@@ -13,6 +13,10 @@ CODE: dict[str, tuple[str, ...]] = {
         *("backends", "contract", "data", "exporters.onnx.parts", "models", "validate"),
         *("flow.detection", "flow.engines", "flow.stages"),
     ),
+    "followed": (
+        *("backends", "contract", "data", "exporters.onnx.parts", "models", "validate"),
+        *("flow.detection", "flow.stages"),
+    ),
     "figures": ("backends", "contract", "data", "models", "validate", "flow.stages"),
 }
 

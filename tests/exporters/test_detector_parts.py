@@ -1,57 +1,40 @@
 """A detector's parts as graphs: integers in ONNX Runtime and in TensorRT-RTX, and what the fake-quant parts give."""
 
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx_ir as ir
 import pytest
 import torch
-from asked import asked
-from published_detector import CANVAS, FRAMING, framed, toy, toy_detector
+from published_detector import framed
 from torch import Tensor
+from toy_bundle import make_known, reference, toy_bundle
 
 from erq_export.backends.onnxruntime import session
 from erq_export.backends.tensorrt import available
-from erq_export.calibrate.framed_set import FramedSet
-from erq_export.calibrate.loop import calibrate
 from erq_export.contract.bundle import Deployed
 from erq_export.contract.detection import PartParity
 from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.targets import named
 from erq_export.exporters.lint.check import check
-from erq_export.exporters.onnx.parts import Part, PartShape, part_graphs, part_shapes, parts_of, whole_graph
+from erq_export.exporters.onnx.parts import Part, PartShape, part_graphs, part_shapes, parts_of
 from erq_export.exporters.onnx.trace import INPUT
 from erq_export.exporters.onnx.write import lowered, save
 from erq_export.exporters.tensorrt.build import build
-from erq_export.models.detectors import architecture
-from erq_export.models.detectors.detector import Detector
-from erq_export.models.detectors.loading import load_detector
-from erq_export.models.detectors.whole import GIVES
-from erq_export.models.rebuild import reference_model
 from erq_export.validate.parity.part import check_part
-
-CASCADE = True
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    """The toy cascade, w4a4."""
-    folder = tmp_path_factory.mktemp("toy")
-    path = folder / "toy.pt"
-    torch.save(toy_detector(folder, cascade=CASCADE).state_dict(), path)
-    loaded = load_detector("toy", canvas=CANVAS, checkpoint=path)
-    images = FramedSet(framed=(framed(),), names=("noise",))
-    spec = asked("w4a4", ("onnx", "tensorrt-rtx"))
-    return calibrate(loaded, images, spec, device=torch.device("cpu"), progress=lambda *_: None).deployed()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _toy() -> object:
-    patch = pytest.MonkeyPatch()
-    patch.setitem(architecture.STAND_INS, "toy", toy(cascade=CASCADE))
-    patch.setattr("erq_export.models.detectors.loading.STAND_IN", (FRAMING.short, FRAMING.long))
-    yield
-    patch.undo()
+def _toy() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        make_known(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def bundle(_toy: None, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+    """The toy cascade, w4a4."""
+    return toy_bundle(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +52,6 @@ def example(shape: PartShape, n: int) -> Tensor:
 def in_onnxruntime(path: Path, shape: PartShape, x: Tensor) -> list[Tensor]:
     running = session(path)
     return [torch.from_numpy(y) for y in running.run(list(shape.gives), {shape.takes: x.numpy()})]
-
-
-def reference(bundle: Deployed) -> Detector:
-    found = reference_model(bundle)
-    assert isinstance(found, Detector)
-    return found
 
 
 def checked(bundle: Deployed, graph: ir.Model, name: str, folder: Path, n: int = 1) -> PartParity:
@@ -159,47 +136,6 @@ def test_a_fault_in_a_part_is_named(
     array.reshape(-1)[0] += array.dtype.type(by)
     value.const_value = ir.tensor(array, name=tensor)
     assert any(problem.startswith(says) for problem in found().problems())
-
-
-def test_one_graph_finds_what_the_fake_quant_detector_finds(bundle: Deployed, tmp_path: Path) -> None:
-    """In ONNX Runtime, on 20 pictures, the same boxes, classes, scores and masks. Ties of scores may change places. In a
-    detector of random weights one code that rounds the other way moves everything behind it: of 20 pictures 14 were alike."""
-    detector, path = reference(bundle), tmp_path / "detector.onnx"
-    model, manifest = lowered(whole_graph(bundle), named("onnx"), None)
-    save(model, path)
-    assert {site.path for site in manifest.sites} == set(bundle.layers)
-    running = session(path)
-    alike = 0
-    for seed in range(20):
-        one = framed(seed=seed + 1)
-        wanted = detector(one)
-        feed = {"pixels": one.pixels.numpy(), "size": torch.tensor(one.size).numpy()}
-        boxes, labels, scores, masks = (torch.from_numpy(y) for y in running.run(list(GIVES), feed))
-        assert len(boxes) == len(labels) == len(scores) == len(masks)
-        off = (boxes[:, None] / one.scale - wanted.boxes[None]).abs().amax(2) + 1e3 * (labels[:, None] != wanted.labels)
-        nearest, at = off.min(1)
-        same = nearest < 1e-3
-        if len(boxes) != len(wanted.boxes) or float(same.float().mean()) < 0.95:
-            continue
-        alike += 1
-        assert float((scores[same] - wanted.scores[at[same]]).abs().mean()) < 1e-4
-        assert float((masks[same] - wanted.masks[at[same]]).abs().mean()) < 1e-3
-    assert alike >= 10
-
-
-def test_one_graph_of_a_picture_without_anything_gives_nothing(bundle: Deployed, tmp_path: Path) -> None:
-    blind = replace(bundle, layers=dict(bundle.layers))
-    for i in range(3):
-        path = f"box.{i}.predictor.cls_score"
-        bias = bundle.layers[path].bias.clone()
-        bias[0] += 100  # all is background
-        blind.layers[path] = replace(bundle.layers[path], bias=bias)  # type: ignore[index]
-    model, _ = lowered(whole_graph(blind), named("onnx"), None)
-    save(model, tmp_path / "detector.onnx")
-    running = session(tmp_path / "detector.onnx")
-    one = framed(seed=1)
-    found = running.run(list(GIVES), {"pixels": one.pixels.numpy(), "size": torch.tensor(one.size).numpy()})
-    assert [y.shape for y in found] == [(0, 4), (0,), (0,), (0, 28, 28)]
 
 
 @pytest.mark.skipif(available("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")

@@ -6,30 +6,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
 import pytest
 import reports
 import torch
 from coco_folder import turned
 from command_line import Erq
+from detector_graphs import in_onnxruntime, suppress_more, unquantized
 from html_page import Page
 
-from erq_export.backends.onnxruntime import run, session
 from erq_export.backends.tensorrt import available
 from erq_export.contract.bench import BenchSpec
 from erq_export.contract.engine import ENGINE, EngineRecord
 from erq_export.contract.errors import EngineError
+from erq_export.contract.followed import CODES
 from erq_export.contract.output.folder import OutputFolder
 from erq_export.contract.records import read
 from erq_export.contract.report import Report
 from erq_export.data.scenes import Scenes
-from erq_export.exporters.onnx.write import save
 from erq_export.flow import api, bench
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.detection import found as finding
 from erq_export.flow.detection import make, ran
 from erq_export.flow.detection import run as detector
-from erq_export.flow.detection.executed import Executed, Run
+from erq_export.flow.detection.executed import Executed
 from erq_export.flow.detection.measure import Outcome
 from erq_export.flow.job import read_run
 from erq_export.flow.store.store import Store
@@ -43,6 +42,7 @@ PARTS = ("body", "box", "mask")
 UPRIGHT = "256x192"
 ON_CANVASES = (*PARTS, f"body-{UPRIGHT}")
 RTX = available("tensorrt_rtx") is not None
+NEEDS_RTX = pytest.mark.skipif(not RTX, reason="tensorrt_rtx is not installed")
 TARGETS = ["onnx", "tensorrt-rtx"][: 1 + RTX]
 ASKED: dict[str, Any] = {
     **{"bits": "w4a4", "to": TARGETS, "calib": 2, "val_images": N},
@@ -100,13 +100,40 @@ def test_what_is_found_is_judged_beside_the_float_detector(out: Path) -> None:
     assert like.found / like.n > own.found / own.n - 0.25  # codes that round the other way, here and there
 
 
+def test_one_graph_of_the_whole_finds_what_the_reference_finds_on_each_canvas(out: Path) -> None:
+    """Ties apart. No scene lies on the upright canvas: there it is the calibration's pictures that are looked at."""
+    parts = read(Report, OutputFolder(out).report).targets["onnx"].parts
+    for name, n in (("detector", N), (f"detector-{UPRIGHT}", ASKED["calib"])):
+        found = parts[name].followed
+        assert found is not None
+        assert (found.problems(), found.n_pictures) == ([], n)
+        assert found.n_found > n
+        assert found.ties[CODES].n > n * 1_000_000
+    assert [name for name, part in parts.items() if part.followed is None] == list(ON_CANVASES)
+
+
+def test_a_graph_of_the_whole_that_chooses_otherwise_fails(
+    erq: Erq, out: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No part knows of it, and average precision tells it hardly."""
+    shutil.copytree(out, tmp_path / "out")
+    suppress_more(tmp_path / "out" / "onnx" / "detector" / "model.onnx")
+    monkeypatch.setattr(OutputFolder, "check_as_written", lambda *_: None)
+    code, said = erq("validate", tmp_path / "out", "--store", store)
+    assert code == 5, said
+    assert "onnx/detector: the whole detector's detections: a choice of the graph is" in said
+    assert "FAILED" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_the_page_says_it_and_shows_pictures(out: Path) -> None:
     page = (out / "report.html").read_text()
     assert "box AP" in Page(page).first_line
+    assert "the whole in one graph finds the reference's" in Page(page).first_line
     assert page.count("data:image/jpeg;base64,") == 6
     text = (out / "report.md").read_text()
     assert "## Average precision on 6 pictures" in text
     assert "| reference | masks |" in text
+    assert "## The whole in one graph" in text
     assert "erq-export bench ." in text
 
 
@@ -114,10 +141,8 @@ def test_it_is_measured_again_with_a_bound(erq: Erq, out: Path, store: Path) -> 
     code, said = erq("validate", out, "--store", store, "--max-drop", "-100")
     assert code == 4, said
     assert "AP drops by" in said
-    code, said = erq("validate", out, "--store", store)
-    assert code == 0, said
-    code, said = erq("inspect", out)
-    assert "box AP" in said
+    assert erq("validate", out, "--store", store)[0] == 0
+    assert "box AP" in erq("inspect", out)[1]
     before = (out / "report.json").read_bytes()
     for words in (
         ("bench", out, "--batch", "8"),
@@ -164,7 +189,7 @@ def test_what_cannot_be_timed_costs_no_report(
         raise EngineError("no room on the GPU", fix="a smaller canvas")
 
     monkeypatch.setattr(bench, "measure", fails)
-    monkeypatch.setattr(detector, "measure", lambda *_: Outcome(parity={}, detection=measured, not_run=[]))
+    monkeypatch.setattr(detector, "measure", lambda *_: Outcome(parity={}, followed={}, detection=measured, not_run=[]))
     with pytest.raises(EngineError, match="no room"):
         api.run("shapes", **ASKED, bench=True, out=tmp_path / "out", store=store)
     assert read(Report, tmp_path / "out" / "report.json").detection == measured
@@ -187,7 +212,7 @@ def test_it_is_measured_on_another_folder_and_still_compared_on_its_own_picture(
     assert found.targets["onnx"].parts["body"].parity == own.targets["onnx"].parts["body"].parity
 
 
-@pytest.mark.skipif(not RTX, reason="tensorrt_rtx is not installed")
+@NEEDS_RTX
 def test_every_claimed_layer_of_every_engine_is_int8_and_engines_are_built_again(
     erq: Erq, out: Path, store: Path
 ) -> None:
@@ -201,7 +226,7 @@ def test_every_claimed_layer_of_every_engine_is_int8_and_engines_are_built_again
     assert "compiled to multiply 8-bit integers for tensorrt-rtx" in (out / "report.md").read_text()
 
 
-@pytest.mark.skipif(not RTX, reason="tensorrt_rtx is not installed")
+@NEEDS_RTX
 def test_engines_that_run_here_are_judged_like_the_graphs(
     erq: Erq, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,30 +256,13 @@ def test_engines_that_run_here_are_judged_like_the_graphs(
     assert name in (tmp_path / "out" / "report.md").read_text()
 
 
-def in_onnxruntime(path: Path) -> Run:
-    running = session(path)
-    (given,) = running.get_inputs()
-    return lambda x: run(running, {given.name: x})
-
-
-@pytest.mark.skipif(not RTX, reason="tensorrt_rtx is not installed")
+@NEEDS_RTX
 def test_claimed_layers_that_are_compiled_to_floating_point_end_the_run(
     erq: Erq, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fault: two layers get their inputs as they were before they were quantized, and manifests go on claiming INT8."""
     wrong = {"body": "body.rpn.conv.0.0", f"body-{UPRIGHT}": "body.rpn.conv.0.0", "box": "box.0.head.fc7"}
     shutil.copytree(out, tmp_path / "out")
-
-    def with_fault(graph: ir.Model, path: Path) -> None:
-        for node in graph.graph.all_nodes():
-            if node.name and node.name.startswith(tuple(wrong.values())) and node.op_type in ("Conv", "Gemm", "MatMul"):
-                before = node.inputs[0]
-                while before.producer().op_type != "QuantizeLinear":
-                    before = before.producer().inputs[0]
-                node.replace_input_with(0, before.producer().inputs[0])
-        save(graph, path)
-
-    monkeypatch.setattr(make, "save", with_fault)
+    monkeypatch.setattr(make, "save", unquantized(wrong.values()))
     code, said = erq("build", tmp_path / "out", "--store", tmp_path / "store", "--to", "tensorrt-rtx")
     assert code == 6, said
     for part, layer in wrong.items():
@@ -272,8 +280,7 @@ def test_upright_pictures_lie_on_a_canvas_of_their_own(erq: Erq, out: Path, stor
     assert code == 0, said
     found = read(Report, tmp_path / "out" / "report.json").detection
     assert found is not None
-    assert (found.n_images, found.n_given) == (4, 4)
-    assert found.n_on == (2, 2)
+    assert (found.n_images, found.n_given, found.n_on) == (4, 4, (2, 2))
     graphs = found.graphs[IN_ONNX_RUNTIME]
     assert abs(graphs.box.ap - found.reference.box.ap) < 15
     assert "on a canvas of 192 × 256 or 256 × 192" in (tmp_path / "out" / "report.md").read_text()

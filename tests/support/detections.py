@@ -3,6 +3,7 @@
 from msgspec import structs
 
 from erq_export.contract.detection import Averages, Change, Detection, Example, Judged, Likeness, PartParity
+from erq_export.contract.followed import CODES, Apart, Followed, Ties
 from erq_export.contract.parity import ParityReport
 from erq_export.contract.report import PartReport, Report
 
@@ -40,12 +41,22 @@ def detection() -> Detection:
     )
 
 
+def followed() -> Followed:
+    kinds = (CODES, "anchors", "proposals", "levels", "classes", "scores", "detections")
+    return Followed(
+        n_pictures=9,
+        n_found=20,
+        ties={kind: Ties(n=100, other=i + 1, furthest=1e-7, limit=1e-5) for i, kind in enumerate(kinds)},
+        values={kind: Apart(largest=1e-6, limit=1e-5) for kind in ("boxes", "labels", "scores", "masks")},
+    )
+
+
 def of_detector(report: Report) -> Report:
     """The report with parts in the place of one graph, and what was found."""
     (name, target), *_ = report.targets.items()
     if target.parity is None:
         raise ValueError("the report has no parity")
     part = PartReport(bytes=600, claims=target.claims, parity=part_parity(target.parity), engine=target.engine)
-    whole = PartReport(bytes=900, claims=target.claims)
+    whole = PartReport(bytes=900, claims=target.claims, followed=followed())
     targets = {name: structs.replace(target, parts={"body": part, "detector": whole})}
     return structs.replace(report, targets=targets, detection=detection())

@@ -8,6 +8,7 @@ from erq_export.contract.manifest import told
 from erq_export.contract.parity import in_words
 from erq_export.contract.report import PartReport, Report, TargetReport
 
+from . import whole
 from .section import Section
 from .tables import Table
 
@@ -72,6 +73,7 @@ def sentences(report: Report) -> Iterator[str]:
                 "(points beside float32, 95 % paired bootstrap in brackets)."
             )
         yield from _alike(found)
+    yield from whole.sentences(whole.wholes(report))
     for name, target in report.targets.items():
         yield from _target(name, target)
 
@@ -147,6 +149,18 @@ def sections(report: Report) -> Iterator[Section]:
                 "point. Codes and sums are compared layer by layer, each on the input that it gets in PyTorch.",
             ),
             tables=(("", parts(report)),),
+        )
+    if graphs := whole.wholes(report):
+        yield Section(
+            anchor="whole",
+            title="The whole in one graph",
+            says=(
+                "Where a number lies halfway between two codes, or two boxes have equal scores, float32's last digits decide, "
+                "and all that follows is another computation. So the reference looks how far each choice of the graph is from a "
+                "tie, by its own numbers, goes on with that choice, and must find what the graph finds.",
+            ),
+            tables=(("", whole.ties(graphs)),),
+            notes=tuple(whole.sentences(graphs)),
         )
 
 

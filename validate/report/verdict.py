@@ -10,6 +10,7 @@ from erq_export.contract.report import Report
 from ..sanity import doubt
 from .coverage import integer_layers
 from .detection import detected, part_parities, parts_exact
+from .whole import finds_the_same, wholes
 
 FAILED, PASSED, SIMULATED = "FAILED", "Passed", "Simulated"
 LONGEST = 300  # characters of the problem that is quoted
@@ -87,7 +88,7 @@ def _accurate(accuracy: Accuracy | None) -> str:
 def _exact(report: Report) -> str:
     found = {name: target.parity for name, target in report.targets.items() if target.parity is not None}
     if parts := part_parities(report):
-        return parts_exact(parts)
+        return "; ".join((parts_exact(parts), *([finds_the_same(whole)] if (whole := wholes(report)) else [])))
     if not found:
         return "no graph to hold against PyTorch"
     wrong = {name: _differ(parity) for name, parity in found.items()}

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from erq_export.contract.detection import Averages, Change, Detection, Judged, PartParity
+from erq_export.contract.followed import Followed
 from erq_export.contract.spec import EvaluateSpec
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.detection import found as finding
 from erq_export.flow.detection.examples import examples
+from erq_export.flow.detection.followed import few, followed
 from erq_export.flow.detection.parity import parities
 from erq_export.flow.detection.ran import Way, n_on, ran
-from erq_export.flow.detection.sources import Truth, spread
+from erq_export.flow.detection.sources import Truth
 from erq_export.flow.detection.work import DetectorWork
 from erq_export.flow.measure import Made
 from erq_export.validate.metrics.average_precision import AveragePrecision, Found, average_precision
@@ -19,15 +21,16 @@ from erq_export.validate.metrics.likeness import likeness
 from erq_export.validate.metrics.resampled import Matched, gain, matched
 
 Kind = Literal["box", "mask"]
-ALIKE = 20  # pictures on which detections are compared one by one
 KINDS: tuple[Kind, ...] = ("box", "mask")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Parity by TARGET/PART; what is found, where there is something to find; sentences on what was made and not run."""
+    """Parity of parts, and of graphs of the whole, by TARGET/PART; what is found, where there is something to find; sentences on
+    what was made and not run."""
 
     parity: dict[str, PartParity]
+    followed: dict[str, Followed]
     detection: Detection | None
     not_run: list[str]
 
@@ -36,20 +39,21 @@ def measure(work: DetectorWork, made: Made) -> Outcome:
     """Compare the parts, and look for things with all that runs on this machine."""
     with work.stage("parity"):
         parity = parities(made, work.calibration_images(work.job.data.seed).framed[0], work.ui)
+        whole = followed(work, made)
     with work.stage("average precision"):
         found = ran(work, made)
         detected = None if work.measured_on is None else detection(work, made.bundle, work.measured_on, found.ways)
-    return Outcome(parity=parity, detection=detected, not_run=found.not_run)
+    return Outcome(parity=parity, followed=whole, detection=detected, not_run=found.not_run)
 
 
 def detection(work: DetectorWork, bundle: Artifact, truth: Truth, ways: Mapping[str, Way]) -> Detection:
     """The float detector, the reference, and all other ways by the name of what runs them, on the same pictures."""
     what = truth.truth(work.pictures)
     exact, reference = finding.of_float(work), finding.of_reference(work, bundle)
-    few = [work.pictures[i] for i in spread(len(work.pictures), ALIKE)]
-    ids = [truth.id(i) for i in few]
+    looked_at = few(work)
+    ids = [truth.id(i) for i in looked_at]
     base = {kind: matched(what, exact, kind) for kind in KINDS}
-    shaken = {e: finding.of_trembling(work, bundle, few, e) for e in sorted({way.e for way in ways.values()})}
+    shaken = {e: finding.of_trembling(work, bundle, looked_at, e) for e in sorted({way.e for way in ways.values()})}
     return Detection(
         n_images=len(work.pictures),
         n_given=work.n_given,

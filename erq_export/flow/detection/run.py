@@ -9,7 +9,6 @@ from erq_export import __version__
 from erq_export.backends.device import device_named
 from erq_export.contract.bench import Bench, BenchSpec
 from erq_export.contract.bundle import Bundle
-from erq_export.contract.detection import PartParity
 from erq_export.contract.engine_spec import EngineSpec
 from erq_export.contract.files import write_bytes
 from erq_export.contract.manifest import Claims, GraphManifest, Sizes
@@ -119,7 +118,7 @@ def _conclude(work: DetectorWork, folder: OutputFolder, writing: Writing, made: 
     raise_gates(
         folder.path,
         engine_problems=[p for target in report.targets.values() for p in target.engine_problems],
-        parity_problems=_of_parity(outcome.parity),
+        parity_problems=_of_parity(outcome),
         accuracy_problems=broken(work.job.evaluate, outcome.detection),
     )
     return report
@@ -142,13 +141,15 @@ def _timed(work: DetectorWork, folder: OutputFolder, made: Made) -> Bench:
         return bench.measure(of, work.ui, BenchSpec())
 
 
-def _of_parity(parity: dict[str, PartParity]) -> list[str]:
-    return [f"{unit}: {p}" for unit, found in parity.items() for p in found.problems()]
+def _of_parity(outcome: Outcome) -> list[str]:
+    parts = [(unit, found.problems()) for unit, found in outcome.parity.items()]
+    wholes = [(unit, found.problems()) for unit, found in outcome.followed.items()]
+    return [f"{unit}: {problem}" for unit, problems in (*parts, *wholes) for problem in problems]
 
 
 def _report(work: DetectorWork, made: Made, outcome: Outcome) -> Report:
-    bundle, job, parity = made.bundle.read(Bundle.load), work.job, outcome.parity
-    targets = {name: _target(name, made, parity) for name in deployable(job.deploy.targets)}
+    bundle, job = made.bundle.read(Bundle.load), work.job
+    targets = {name: _target(name, made, outcome) for name in deployable(job.deploy.targets)}
     engines = [f"{name}: {p}" for name, target in targets.items() for p in target.engine_problems]
     report = Report(
         erq_export=__version__,
@@ -172,7 +173,7 @@ def _report(work: DetectorWork, made: Made, outcome: Outcome) -> Report:
         not_verified=(*outcome.not_run, *_not_compared(targets)),
         rotated=bundle.rotated,
         detection=outcome.detection,
-        problems=(*engines, *_of_parity(parity), *broken(job.evaluate, outcome.detection)),
+        problems=(*engines, *_of_parity(outcome), *broken(job.evaluate, outcome.detection)),
     )
     return structs.replace(report, headline=headline(report))
 
@@ -185,15 +186,15 @@ def _not_compared(targets: Mapping[str, TargetReport]) -> Iterator[str]:
             yield f"{name}: nothing reached {', '.join(unseen)} on the calibration picture, so it was not compared."
 
 
-def _target(name: str, made: Made, parity: dict[str, PartParity]) -> TargetReport:
+def _target(name: str, made: Made, outcome: Outcome) -> TargetReport:
     """What the parts of one target come to together. Whole graphs stand among them, and the body on further canvases: layers,
     attentions and tensors are counted once, bytes are those of every part's file. A layer is integer if it is on every canvas."""
-    parts = {unit.partition("/")[2]: _part(unit, made, parity) for unit in made.graphs if unit.startswith(f"{name}/")}
+    parts = {unit.partition("/")[2]: _part(unit, made, outcome) for unit in made.graphs if unit.startswith(f"{name}/")}
     own = {part: one for part, one in parts.items() if split(part)[0] != WHOLE}
     manifests = {part: read_manifest(made.graphs[f"{name}/{part}"]) for part in own}
     executed: dict[str, str] = {}
     for part, one in own.items():
-        checked = parity.get(f"{name}/{part}")
+        checked = outcome.parity.get(f"{name}/{part}")
         found = one.engine.precision if one.engine else {} if checked is None else checked.executed
         executed |= {path: how for path, how in found.items() if executed.get(path) in (None, *INTEGER)}
     once = {part: manifest for part, manifest in manifests.items() if split(part)[1] is None}
@@ -210,13 +211,14 @@ def _target(name: str, made: Made, parity: dict[str, PartParity]) -> TargetRepor
     )
 
 
-def _part(unit: str, made: Made, parity: dict[str, PartParity]) -> PartReport:
+def _part(unit: str, made: Made, outcome: Outcome) -> PartReport:
     graph = made.graphs[unit]
     return PartReport(
         bytes=sum(path.stat().st_size for path in graph.folder.glob("model.onnx*")),
         claims=read_manifest(graph).claims,
-        parity=parity.get(unit),
+        parity=outcome.parity.get(unit),
         engine=read_engine(made.engines[unit]) if unit in made.engines else None,
+        followed=outcome.followed.get(unit),
     )
 
 

@@ -102,8 +102,12 @@ def _scored(parts: Parts, pyramid: Pyramid, boxes: Tensor, size: tuple[int, int]
 
 def refined(logits: Tensor, deltas: Tensor, boxes: Tensor, i: int, size: tuple[int, int]) -> Tensor:
     """Where the i-th head's best class wants its boxes (n, 4): the next one looks there."""
-    best = logits[:, 1:].argmax(1) + 1
-    return clipped(decode(deltas[torch.arange(len(best)), best], boxes, SCALES[i]), size)
+    return moved(deltas, logits[:, 1:].argmax(1) + 1, boxes, i, size)
+
+
+def moved(deltas: Tensor, classes: Tensor, boxes: Tensor, i: int, size: tuple[int, int]) -> Tensor:
+    """Where one class each (n,), 1 … K, wants the i-th head's boxes (n, 4)."""
+    return clipped(decode(deltas[torch.arange(len(classes)), classes], boxes, SCALES[i]), size)
 
 
 def scored(every: Sequence[Tensor], deltas: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -21,13 +21,22 @@ POOLED = 4  # levels; the last map only proposes
 
 def levels_of(boxes: Tensor) -> Tensor:
     """(n,) ⌊log₂(√area / 56 + 10⁻⁶)⌋, between 0 and 3"""
+    return between_levels(boxes).floor().clamp(0, POOLED - 1).long()
+
+
+def between_levels(boxes: Tensor) -> Tensor:
+    """(n,) the same before it is rounded down and bounded"""
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
-    return torch.log2(side / FINEST + EDGE).floor().clamp(0, POOLED - 1).long()
+    return torch.log2(side / FINEST + EDGE)
 
 
 def pooled(maps: Sequence[Tensor], boxes: Tensor, side: int) -> Tensor:
     """(n, C, side, side) of n boxes (n, 4), from maps (1, C, h, w) of one image"""
-    levels = levels_of(boxes)
+    return pooled_from(maps, levels_of(boxes), boxes, side)
+
+
+def pooled_from(maps: Sequence[Tensor], levels: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """The same, each box from the map of a given level (n,)"""
     out = maps[0].new_zeros(len(boxes), maps[0].shape[1], side, side)
     for level, stride in enumerate(STRIDES[:POOLED]):
         here = (levels == level).nonzero()[:, 0]
