@@ -26,6 +26,7 @@ Kind = Literal[
     "block output",
     "whole model",
     "decisions",
+    "ties apart",
 ]
 
 

@@ -12,6 +12,7 @@ from erq_export.contract.floor import LARGEST as LARGEST
 from erq_export.contract.floor import TELLING, off
 from erq_export.contract.floor import NoiseFloor as NoiseFloor
 from erq_export.contract.floor import in_words as in_words
+from erq_export.contract.followed import Followed
 from erq_export.contract.manifest import Count
 from erq_export.contract.records import FileRecord, Record
 
@@ -188,7 +189,7 @@ class ModelParity(Record, frozen=True, kw_only=True):
 class ParityReport(FileRecord, frozen=True, kw_only=True):
     """All levels. `executed`: what multiplies each layer in ONNX Runtime, `attention`: both products of every attention
     claimed integer; empty where the graph is for another. `blocks`: none for a model of no known family; `decision`: where the
-    whole model's floor says nothing."""
+    whole model's floor says nothing; `followed`: the whole model, ties apart."""
 
     WHAT: ClassVar[str] = "parity report"
 
@@ -208,6 +209,7 @@ class ParityReport(FileRecord, frozen=True, kw_only=True):
     constants: ConstantParity = ConstantParity()
     blocks: tuple[BlockParity, ...] = ()
     decision: DecisionParity | None = None
+    followed: Followed | None = None
 
     def problems(self) -> list[str]:
         """What is not as claimed, in plain words; empty when all is."""
@@ -236,6 +238,7 @@ class ParityReport(FileRecord, frozen=True, kw_only=True):
             *(problem for block in self.blocks for problem in block.problems()),
             *self.model.problems(),
             *([] if self.decision is None else self.decision.problems()),
+            *([] if self.followed is None else self.followed.problems()),
         ]
 
     def says(self) -> str:
@@ -251,7 +254,7 @@ class ParityReport(FileRecord, frozen=True, kw_only=True):
             f"against the fake-quant reference on {self.n_images} images and {len(self.layers)} layers{operands}, same inputs: "
             f"{wrong_codes} of {codes} activation codes and {wrong_sums} of {sums} integer sums differ, layer outputs "
             f"{in_words(worst, 0, before='by at most ')}, float operators "
-            f"{in_words(self.between.worst, 0, before='by at most ')}{self._of_blocks()}; whole model "
+            f"{in_words(self.between.worst, 0, before='by at most ')}{self._of_blocks()}; whole model{self._ties_apart()} "
             f"{in_words(model.relative_l2)} beside a noise floor of {in_words(model.floor.relative_l2)}{self._decided()}."
         )
 
@@ -264,6 +267,11 @@ class ParityReport(FileRecord, frozen=True, kw_only=True):
             f"; one of {len(self.blocks)} blocks at a time, {worst.path} comes nearest to its limit with "
             f"{in_words(worst.relative_l2)} of {in_words(worst.limit)}"
         )
+
+    def _ties_apart(self) -> str:
+        if self.followed is None or self.followed.problems():
+            return ""
+        return f" {self.followed.near} where ties are broken alike ({self.followed.fell_otherwise}), as it runs"
 
     def _decided(self) -> str:
         model = self.model

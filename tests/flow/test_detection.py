@@ -106,7 +106,7 @@ def test_one_graph_of_the_whole_finds_what_the_reference_finds_on_each_canvas(ou
     for name, n in (("detector", N), (f"detector-{UPRIGHT}", ASKED["calib"])):
         found = parts[name].followed
         assert found is not None
-        assert (found.problems(), found.n_pictures) == ([], n)
+        assert (found.problems(), found.n_images) == ([], n)
         assert found.n_found > n
         assert found.ties[CODES].n > n * 1_000_000
     assert [name for name, part in parts.items() if part.followed is None] == list(ON_CANVASES)
@@ -121,7 +121,7 @@ def test_a_graph_of_the_whole_that_chooses_otherwise_fails(
     monkeypatch.setattr(OutputFolder, "check_as_written", lambda *_: None)
     code, said = erq("validate", tmp_path / "out", "--store", store)
     assert code == 5, said
-    assert "onnx/detector: the whole detector's detections: a choice of the graph is" in said
+    assert "onnx/detector: ties apart, detections: a choice of the graph is" in said
     assert "FAILED" in (tmp_path / "out" / "report.md").read_text()
 
 

@@ -3,7 +3,7 @@
 from msgspec import structs
 
 from erq_export.contract.detection import Averages, Change, Detection, Example, Judged, Likeness, PartParity
-from erq_export.contract.followed import CODES, Apart, Followed, Ties
+from erq_export.contract.followed import CODES, Followed, Gap, Ties
 from erq_export.contract.parity import ParityReport
 from erq_export.contract.report import PartReport, Report
 
@@ -42,12 +42,13 @@ def detection() -> Detection:
 
 
 def followed() -> Followed:
-    kinds = (CODES, "anchors", "proposals", "levels", "classes", "scores", "detections")
+    kinds = (CODES, "anchors", "proposals", "levels", "classes", "threshold", "detections")
     return Followed(
-        n_pictures=9,
+        n_images=9,
         n_found=20,
-        ties={kind: Ties(n=100, other=i + 1, furthest=1e-7, limit=1e-5) for i, kind in enumerate(kinds)},
-        values={kind: Apart(largest=1e-6, limit=1e-5) for kind in ("boxes", "labels", "scores", "masks")},
+        ties={kind: Ties(n=100, other=i + 1, furthest=0.25) for i, kind in enumerate(kinds)},
+        values={kind: Gap(largest=1e-6, limit=1e-5) for kind in ("boxes", "labels", "scores", "masks")},
+        astray=("99 anchors where the reference has 100",),
     )
 
 

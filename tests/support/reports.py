@@ -14,6 +14,7 @@ from erq_export.contract.constant_parity import ConstantDifference, ConstantPari
 from erq_export.contract.cost import StageCost
 from erq_export.contract.decision_parity import DecisionParity
 from erq_export.contract.engine import Batch, EngineRecord, Gpu, PlanSummary
+from erq_export.contract.followed import CODES, Followed, Gap, Ties
 from erq_export.contract.formats.affine import AffineRow, FreeRow
 from erq_export.contract.formats.logarithmic import LogRow
 from erq_export.contract.histograms import Histogram, Histograms, InputHistogram, LayerHistograms
@@ -243,6 +244,13 @@ def parity() -> ParityReport:
         blocks=(BlockParity(path="blocks.0", sites=(LAYER,), relative_l2=1e-4, floor=floor, factor=3.0, limit=6e-3),),
         decision=DecisionParity(
             n_images=6, graph=share, trembling=share, lost=1, gained=1, p=0.75, perturbation=1e-6, least_p=1e-2
+        ),
+        followed=Followed(
+            n_images=2,
+            n_found=7,
+            ties={CODES: Ties(n=512, other=1, furthest=0.25)},
+            values={"logits": Gap(largest=1e-7, limit=1e-5)},
+            astray=("other outputs",),
         ),
     )
 

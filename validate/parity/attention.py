@@ -18,7 +18,7 @@ from erq_export.contract.quantized import QuantOperand
 from ..metrics.distance import ROUNDING, relative_l2
 from .executed import GEMMS, optimized_session
 from .layers import EXACT, as_fed, check_codes
-from .pieces import codes_to_product, cut, is_half, serialized
+from .pieces import SAME_EXPORT, codes_to_product, cut, is_half, serialized
 
 HALF_ROUNDING = 2.0**-11  # float16's unit roundoff: x̂ is a code times a scale, rounded once
 
@@ -56,9 +56,7 @@ def check_product(
     """
     values = {str(value.name): value for n in graph if n.name == node for value in n.outputs}
     if len(values) != 1:
-        raise DataError(
-            f"the file has no product {node!r}", fix="model.onnx and manifest.json must be of the same export"
-        )
+        raise DataError(f"the file has no product {node!r}", fix=SAME_EXPORT)
     (output,) = values
     piece = serialized(codes_to_product(graph, claimed, output))
     feeds = {

@@ -1,8 +1,9 @@
 """Does the exported file compute what was calibrated: its integers, each of its layers, the whole of it.
 
 Equality is claimed where it holds (docs/backends.md, "Parity"): weights, scales, codes and integer sums are equal; a layer's
-output and the float operators between layers are equal up to rounding; a block and the whole model up to the reference's own
-noise floor. Where the whole model's floor says nothing, decisions over many images are compared.
+output and the float operators between layers are equal up to rounding, and so are the outputs of the whole model where the
+reference breaks its ties as the graph does; a block and the whole model by itself up to the reference's own noise floor. Where
+that of the whole model says nothing, decisions over many images are compared.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,7 @@ from .layers import check_layer
 from .model import FACTOR, check_model
 from .teacher import teach
 from .weights import check_weights
+from .whole.classifier import follow_classifier
 
 
 def check_parity(
@@ -88,6 +90,8 @@ def check_parity(
     if many is not None and not model.telling and not headless:
         progress("decisions", len(modules), len(modules))
         decision = check_decision(reference, runner, many(), perturbation=model.floor.perturbation, seed=seed)
+    progress("whole model, ties apart", len(modules), len(modules))
+    followed = follow_classifier(reference, path, manifest, pixels, threads=threads)
     nodes = optimized_session(path)[1]
     return ParityReport(
         target=target.name,
@@ -108,4 +112,5 @@ def check_parity(
         constants=check_constants(graph, quantized, bundle_layers, reference),
         blocks=tuple(blocks),
         decision=decision,
+        followed=followed,
     )

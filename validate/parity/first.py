@@ -108,6 +108,9 @@ class _Walk:
         if report.decision is not None:
             for text in report.decision.problems():
                 yield _at(MODEL, "", "decisions", text, report.decision.p, report.decision.least_p)
+        if report.followed is not None:
+            for text in report.followed.problems():
+                yield _at(MODEL, "", "ties apart", text, None, None)
 
 
 def _at(block: str, site: str, kind: Kind, says: str, found: float | None, bound: float | None) -> Difference:

@@ -26,6 +26,7 @@ from ..metrics.distance import relative_l2
 from .between import float_parity
 from .executed import gemm_by_layer, optimized_session
 from .layers import check_layer
+from .pieces import SAME_EXPORT
 from .weights import check_weights
 
 
@@ -89,7 +90,7 @@ def check_part(
 def _other_calls(path: str) -> DataError:
     return DataError(
         f"{path} stands in the file another number of times than the part calls it",
-        fix="model.onnx and manifest.json must be of the same export: export again",
+        fix=SAME_EXPORT,
     )
 
 

@@ -19,6 +19,7 @@ from erq_export.contract.manifest import LoweredOperand, LoweredSite, Quantized
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 IR_VERSION = 10
+SAME_EXPORT = "model.onnx and manifest.json must be of the same export: export again"
 
 
 def codes_piece(graph: ir.Graph, claim: Quantized) -> ir.Model:
@@ -81,7 +82,7 @@ def cut(graph: ir.Graph, first: Sequence[str], last: Sequence[str], *, of: str) 
     except ValueError as e:
         raise DataError(
             f"{of}: the file has no such piece as its manifest says: {e}",
-            fix="model.onnx and manifest.json must be of the same export: export again",
+            fix=SAME_EXPORT,
         ) from e
     return ir.Model(piece, ir_version=IR_VERSION)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from erq_export.contract.followed import times
 from erq_export.contract.parity import LARGEST, ParityReport, in_words
 from erq_export.contract.records import Record, plain_of
 
@@ -10,7 +11,7 @@ from .tables import Table
 
 KNOWN = {
     *("target", "n_images", "weights", "layers", "operands", "products", "missing_operands"),
-    *("between", "model", "executed", "attention", "ops", "origin", "constants", "blocks", "decision"),
+    *("between", "model", "executed", "attention", "ops", "origin", "constants", "blocks", "decision", "followed"),
 }
 
 
@@ -121,6 +122,13 @@ def _levels(parity: ParityReport) -> Iterator[tuple[str, ...]]:
             in_words(block.limit),
             wrong_blocks,
         )
+    if (followed := parity.followed) is not None:
+        for kind, ties in followed.ties.items():
+            what = f"{ties.n:,} {kind}, {ties.other:,} fell otherwise"
+            yield _row("whole model, ties", what, times(ties.furthest), "1, rounding", not ties.explained)
+        for kind, value in followed.values.items():
+            what, wrong_values = f"{kind} on {followed.n_images} images", not value.largest <= value.limit
+            yield _row("whole model, ties apart", what, in_words(value.largest), f"{value.limit:.0e}", wrong_values)
     images = f"{model.n_images} images, {model.runner}"
     said = in_words(model.limit) if model.telling else f"{in_words(model.limit)}, which says little"
     yield _row("whole model", images, in_words(model.relative_l2), said, model.problems())

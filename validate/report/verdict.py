@@ -96,8 +96,11 @@ def _exact(report: Report) -> str:
         return f"{n} weights, codes and integer sums are not those of PyTorch"
     (name, parity), *_ = found.items()
     model = parity.model
-    said = f"all codes and integer sums compared are PyTorch's, outputs for {name} {in_words(model.relative_l2)} apart"
-    return f"{said} beside {in_words(model.floor.relative_l2)} of PyTorch's own noise"
+    said = "all codes and integer sums compared are PyTorch's"
+    apart, noise = in_words(model.relative_l2), f"{in_words(model.floor.relative_l2)} of PyTorch's own noise"
+    if parity.followed is None or parity.followed.problems():
+        return f"{said}, outputs for {name} {apart} apart beside {noise}"
+    return f"{said}, {parity.followed.near} for {name} where ties are broken alike, {apart} where not beside {noise}"
 
 
 def _differ(parity: ParityReport) -> int:

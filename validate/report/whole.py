@@ -2,20 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 
-from erq_export.contract.followed import Followed
-from erq_export.contract.parity import in_words
+from erq_export.contract.followed import Followed, times
 from erq_export.contract.report import Report
 
 from .tables import Table
 
 WHAT = {
-    "codes": "inputs of layers, rounded to codes",
-    "anchors": "anchors among the best of a level",
-    "proposals": "boxes that stay as proposals",
+    "codes": "codes of layers' inputs",
+    "anchors": "anchors taken as the best of a level",
+    "proposals": "candidates that stay as proposals or go",
     "levels": "maps that boxes are pooled from",
     "classes": "classes whose box the next head gets",
-    "scores": "scores that are high enough",
-    "detections": "boxes that stay as detections",
+    "threshold": "scores above the threshold or below",
+    "detections": "candidates that stay as detections or go",
 }
 
 
@@ -34,8 +33,8 @@ def finds_the_same(found: Mapping[str, Followed]) -> str:
     wrong = [name for name, one in found.items() if one.problems()]
     if wrong:
         return f"{' and '.join(wrong)} finds other things than the reference, ties apart"
-    n, pictures = (sum(getattr(one, what) for one in found.values()) for what in ("n_found", "n_pictures"))
-    return f"the whole in one graph finds the reference's {n} things on {pictures} pictures, ties apart"
+    n, pictures = (sum(getattr(one, what) for one in found.values()) for what in ("n_found", "n_images"))
+    return f"the {n} detections of the whole in one graph on {pictures} pictures are the reference's, ties broken alike"
 
 
 def sentences(found: Mapping[str, Followed]) -> Iterator[str]:
@@ -46,15 +45,15 @@ def sentences(found: Mapping[str, Followed]) -> Iterator[str]:
 
 def ties(found: Mapping[str, Followed]) -> Table:
     """One line a graph and kind of choice."""
-    head = ("graph", "choices", "made", "otherwise by the reference", "furthest from a tie", "rounding explains")
+    head = ("graph", "choices", "made", "otherwise by the reference", "furthest from a tie, beside rounding", "")
     return head, [
         [
             name,
             WHAT.get(kind, kind),
-            str(ties.n),
-            str(ties.other),
-            in_words(ties.furthest),
-            f"{ties.limit:.1e}",
+            f"{ties.n:,}",
+            f"{ties.other:,}",
+            times(ties.furthest),
+            "holds" if ties.explained else "FAILED",
         ]
         for name, one in found.items()
         for kind, ties in one.ties.items()

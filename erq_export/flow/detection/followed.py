@@ -10,7 +10,7 @@ from erq_export.contract.files import write_bytes
 from erq_export.contract.followed import Followed
 from erq_export.flow.artifacts import Artifact, read_manifest
 from erq_export.flow.detection.found import framed_pictures
-from erq_export.flow.detection.sources import spread
+from erq_export.flow.detection.sources import FEW, spread
 from erq_export.flow.detection.units import WHOLE, split
 from erq_export.flow.detection.work import DetectorWork
 from erq_export.flow.measure import Made
@@ -19,15 +19,9 @@ from erq_export.models.detectors.architecture import Size
 from erq_export.models.detectors.detector import Detector
 from erq_export.models.detectors.framing import Framed, laid_on
 from erq_export.models.rebuild import reference_model
-from erq_export.validate.parity.whole.follow import follow
+from erq_export.validate.parity.whole.detector import follow_detector
 
-FEW = 20  # pictures on which detections are compared one by one
 FOLLOWED = "followed.json"
-
-
-def few(work: DetectorWork) -> list[int]:
-    """Positions of the measured pictures that are looked at one by one, evenly spread."""
-    return [work.pictures[i] for i in spread(len(work.pictures), FEW)]
 
 
 def followed(work: DetectorWork, made: Made) -> dict[str, Followed]:
@@ -49,7 +43,9 @@ def _one(work: DetectorWork, bundle: Artifact, graph: Artifact, canvas: Size) ->
             raise TypeError(f"a {type(reference).__name__} is no detector")
         manifest = read_manifest(graph)
         found = graph.read(
-            lambda folder: follow(reference, folder / "model.onnx", manifest, pictures, progress=work.ui.progress)
+            lambda folder: follow_detector(
+                reference, folder / "model.onnx", manifest, pictures, progress=work.ui.progress
+            )
         )
         write_bytes(entry.folder / FOLLOWED, msgspec.json.encode(found))
 
@@ -63,7 +59,8 @@ def _pictures(work: DetectorWork, canvas: Size) -> tuple[str, Sequence[Framed]]:
     """A few that lie on the canvas, or, where none does, those of the calibration laid on it; and their name in the store."""
     truth = work.measured_on
     if truth is not None:
-        here = [i for i in few(work) if work.framing.canvas_for(truth.size(i)) == canvas]
+        here = [i for i in work.pictures if work.framing.canvas_for(truth.size(i)) == canvas]
+        here = [here[i] for i in spread(len(here), FEW)]
         if here:
             return f"{truth.fingerprint} {here} {work.canvases}", [framed for _, framed in framed_pictures(work, here)]
     calibration = work.calibration_images(work.job.data.seed)

@@ -10,10 +10,10 @@ from erq_export.contract.spec import EvaluateSpec
 from erq_export.flow.artifacts import Artifact
 from erq_export.flow.detection import found as finding
 from erq_export.flow.detection.examples import examples
-from erq_export.flow.detection.followed import few, followed
+from erq_export.flow.detection.followed import followed
 from erq_export.flow.detection.parity import parities
 from erq_export.flow.detection.ran import Way, n_on, ran
-from erq_export.flow.detection.sources import Truth
+from erq_export.flow.detection.sources import FEW, Truth, spread
 from erq_export.flow.detection.work import DetectorWork
 from erq_export.flow.measure import Made
 from erq_export.validate.metrics.average_precision import AveragePrecision, Found, average_precision
@@ -50,7 +50,7 @@ def detection(work: DetectorWork, bundle: Artifact, truth: Truth, ways: Mapping[
     """The float detector, the reference, and all other ways by the name of what runs them, on the same pictures."""
     what = truth.truth(work.pictures)
     exact, reference = finding.of_float(work), finding.of_reference(work, bundle)
-    looked_at = few(work)
+    looked_at = [work.pictures[i] for i in spread(len(work.pictures), FEW)]
     ids = [truth.id(i) for i in looked_at]
     base = {kind: matched(what, exact, kind) for kind in KINDS}
     shaken = {e: finding.of_trembling(work, bundle, looked_at, e) for e in sorted({way.e for way in ways.values()})}

@@ -179,8 +179,11 @@ def _report(work: DetectorWork, made: Made, outcome: Outcome) -> Report:
 
 
 def _not_compared(targets: Mapping[str, TargetReport]) -> Iterator[str]:
-    """Parts that nothing reached, where others of the target were compared."""
+    """Parts that nothing reached, where others of the target were compared, and masks of a whole that found nothing."""
     for name, target in targets.items():
+        for part, one in target.parts.items():
+            if one.followed is not None and one.followed.n_found == 0:
+                yield f"{name} {part}: nothing was found, so no mask of it was compared."
         unseen = [part for part, one in target.parts.items() if split(part)[0] != WHOLE and one.parity is None]
         if unseen and len(unseen) < len(target.parts):  # all of them: another target has the same graphs
             yield f"{name}: nothing reached {', '.join(unseen)} on the calibration picture, so it was not compared."

@@ -14,6 +14,7 @@ from erq_export.flow.detection.asked import OWN
 CALIBRATED_ON, MEASURED_ON = 1, 2  # seeds of scenes; the stand-ins were trained on those of seed 0
 N_CALIBRATE, N_MEASURE = 64, 300
 MOST_MEASURED = 10_000  # each is drawn, and its detections are held
+FEW = 20  # pictures on which detections are compared one by one
 TRAIN = "train2017"
 
 
