@@ -271,7 +271,7 @@ class ParityReport(FileRecord, frozen=True, kw_only=True):
     def _ties_apart(self) -> str:
         if self.followed is None or self.followed.problems():
             return ""
-        return f" {self.followed.near} where ties are broken alike ({self.followed.fell_otherwise}), as it runs"
+        return f": once ties are broken alike, {self.followed.near}, and {self.followed.otherwise}; as it runs"
 
     def _decided(self) -> str:
         model = self.model

@@ -121,14 +121,14 @@ def test_a_graph_of_the_whole_that_chooses_otherwise_fails(
     monkeypatch.setattr(OutputFolder, "check_as_written", lambda *_: None)
     code, said = erq("validate", tmp_path / "out", "--store", store)
     assert code == 5, said
-    assert "onnx/detector: ties apart, detections: a choice of the graph is" in said
+    assert "onnx/detector: ties apart, detections: the graph chooses otherwise" in said
     assert "FAILED" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_the_page_says_it_and_shows_pictures(out: Path) -> None:
     page = (out / "report.html").read_text()
     assert "box AP" in Page(page).first_line
-    assert "the whole in one graph finds the reference's" in Page(page).first_line
+    assert "detections of the whole in one graph" in Page(page).first_line
     assert page.count("data:image/jpeg;base64,") == 6
     text = (out / "report.md").read_text()
     assert "## Average precision on 6 pictures" in text

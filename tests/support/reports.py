@@ -249,7 +249,7 @@ def parity() -> ParityReport:
             n_images=2,
             n_found=7,
             ties={CODES: Ties(n=512, other=1, furthest=0.25)},
-            values={"logits": Gap(largest=1e-7, limit=1e-5)},
+            values={"outputs": Gap(largest=1e-7, limit=1e-5)},
             astray=("other outputs",),
         ),
     )

@@ -4,19 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
+from parity_fixtures import constant
 
 Fault = Callable[[ir.Graph], None]
 MEDIAN = 0.5  # of the proposals' scores, about
 
 
-def initializer(graph: ir.Graph, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:  # type: ignore[type-arg]
-    value = graph.initializers[name]
-    assert value.const_value is not None
-    array = change(value.const_value.numpy())
-    value.const_value = ir.tensor(array.astype(value.const_value.numpy().dtype), name=name)
-
-
-def constant(operator: str, which: int, i: int, new: float) -> Fault:
+def operand(operator: str, which: int, i: int, new: float) -> Fault:
     """The i-th input of the which-th operator of a kind."""
 
     def plant(graph: ir.Graph) -> None:
@@ -30,15 +24,6 @@ def constant(operator: str, which: int, i: int, new: float) -> Fault:
         node.replace_input_with(i, value)
 
     return plant
-
-
-def scaled(name: str, by: float) -> Fault:
-    return lambda graph: initializer(graph, name, lambda array: array * (1 + by))
-
-
-def one_more(name: str) -> Fault:
-    """Every integer of a weight."""
-    return lambda graph: initializer(graph, name, lambda array: array + 1)
 
 
 def negated(graph: ir.Graph) -> None:
@@ -96,4 +81,4 @@ def coarser(graph: ir.Graph) -> None:
     roots = {id(node.outputs[0]) for node in graph if node.op_type == "Sqrt"}
     divided = [node for node in graph if node.op_type == "Div" and id(node.inputs[0]) in roots]
     assert divided
-    initializer(graph, str(divided[0].inputs[1].name), lambda array: array * 64 / 56)  # type: ignore[union-attr]
+    constant(graph, str(divided[0].inputs[1].name), lambda array: array * 64 / 56)  # type: ignore[union-attr]

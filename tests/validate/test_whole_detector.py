@@ -9,20 +9,19 @@ import onnx_ir as ir
 import pytest
 import torch
 from msgspec import structs
+from parity_fixtures import constant
+from parity_plants import plus, times
 from published_detector import framed
 from torchvision.ops import batched_nms
 from toy_bundle import make_known, reference, toy_bundle
 from whole_faults import (
     Fault,
     coarser,
-    constant,
-    initializer,
     negated,
     of_output,
-    one_more,
+    operand,
     reversed_below,
     sampled,
-    scaled,
     smallest,
 )
 
@@ -116,7 +115,7 @@ def test_a_picture_without_anything_gives_nothing(
     for i in range(HEADS):
         path = f"box.{i}.predictor.cls_score"
         layers[path] = replace(layers[path], bias=shifted(layers[path].bias))  # type: ignore[index]
-        initializer(model.graph, f"{path}.bias", lambda array: array + 100 * (np.arange(len(array)) == 0))
+        constant(model.graph, f"{path}.bias", lambda array: array + 100 * (np.arange(len(array)) == 0))
     save(model, tmp_path / "detector.onnx")
     one = framed(seed=1)
     found = session(tmp_path / "detector.onnx").run(list(GIVES), feeds(one))
@@ -132,12 +131,12 @@ def shifted(bias: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
-        pytest.param(scaled("box.1.head.0.0.act_scale_q", 1e-3), "codes", id="scale"),
-        pytest.param(one_more("body.layers.0.blocks.0.attn.qkv.weight_q"), "codes", id="weights"),
-        pytest.param(one_more("mask.2.predictor.mask_fcn_logits.weight_q"), "masks", id="weights of a mask"),
-        pytest.param(constant("NonMaxSuppression", 0, 3, 0.69), "proposals", id="overlap of proposals"),
-        pytest.param(constant("NonMaxSuppression", 1, 3, 0.49), "detections", id="overlap of detections"),
-        pytest.param(constant("Greater", 0, 1, 0.06), "threshold", id="least score"),
+        pytest.param(times("box.1.head.0.0.act_scale_q", 1.001), "codes", id="scale"),
+        pytest.param(plus("body.layers.0.blocks.0.attn.qkv.weight_q", 1), "codes", id="weights"),
+        pytest.param(plus("mask.2.predictor.mask_fcn_logits.weight_q", 1), "masks", id="weights of a mask"),
+        pytest.param(operand("NonMaxSuppression", 0, 3, 0.69), "proposals", id="overlap of proposals"),
+        pytest.param(operand("NonMaxSuppression", 1, 3, 0.49), "detections", id="overlap of detections"),
+        pytest.param(operand("Greater", 0, 1, 0.06), "threshold", id="least score"),
         pytest.param(reversed_below, "proposals", id="order of the worst"),
         pytest.param(smallest, "anchors", id="worst anchors"),
         pytest.param(negated, "classes", id="worst class"),

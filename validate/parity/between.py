@@ -4,8 +4,7 @@ Letters:  x the input that a layer or operand of the reference gets;  y what it 
 
 The file is cut at every layer and every quantized operand of attention: {pixels, all y} → {all x, logits}. No quantizer
 is left in that piece, so LayerNorm, softmax, GELU, attention's products and whatever else stands there must agree up to
-rounding. The whole model cannot show this: its noise
-floor is far above.
+rounding. The whole model as it runs cannot show this: its noise floor is far above.
 """
 
 from collections.abc import Mapping

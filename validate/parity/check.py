@@ -52,9 +52,9 @@ def check_parity(
 
     pixels (B, 3, H, W): a handful of images (2 to 4) is enough, each layer sees hundreds of rows of them.  bundle: the hash of
     what the layers come from.  many: batches of further images, taken only where the whole model's floor says nothing and there
-    are classes.  Memory: the file, the reference, one layer's or one block's tensors, and the layers' inputs and outputs for one
-    image.  Raises OutputError, MachineError, or DataError where the file is no graph, or manifest and file do not belong
-    together; what merely differs is in the report.
+    are classes.  Memory: the file, the reference, one layer's or one block's tensors, the layers' inputs and outputs for one
+    image, and all codes for all images, a byte each.  Raises OutputError, MachineError, or DataError where the file is no graph,
+    or manifest and file do not belong together; what merely differs is in the report.
     """
     runner = OnnxRuntimeRunner(path, threads=threads)
     file, claimed, claimed_operands = ir.load(path), by_path(manifest.sites), by_path(manifest.operands)

@@ -109,8 +109,11 @@ class _Walk:
             for text in report.decision.problems():
                 yield _at(MODEL, "", "decisions", text, report.decision.p, report.decision.least_p)
         if report.followed is not None:
-            for text in report.followed.problems():
-                yield _at(MODEL, "", "ties apart", text, None, None)
+            figures = [(ties.furthest, 1.0) for ties in report.followed.ties.values() if not ties.explained]
+            figures += [(gap.largest, gap.limit) for gap in report.followed.values.values() if not gap.explained]
+            counts = [(None, None)] * len(report.followed.astray)
+            for text, (found, bound) in zip(report.followed.problems(), (*counts, *figures), strict=True):
+                yield _at(MODEL, "", "ties apart", text, found, bound)
 
 
 def _at(block: str, site: str, kind: Kind, says: str, found: float | None, bound: float | None) -> Difference:

@@ -2,7 +2,8 @@
 
 Letters:  x pixels, y = f(x) logits of the reference f
 
-What can be asked is that graph and reference do not differ by much more than the reference does from itself.
+What can be asked of both as they run is that they do not differ by much more than the reference does from itself; what more can
+be asked where ties are broken alike stands in `whole`.
 
 A model of few bits may amplify one rounding to tens of per cent of its output. Three times such a floor is more than 1, the
 error of outputs that are all zero, so an error below it proves nothing. What is left is the direction: the cosine must be at

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from erq_export.contract.followed import times
+from erq_export.contract.followed import multiple
 from erq_export.contract.parity import LARGEST, ParityReport, in_words
 from erq_export.contract.records import Record, plain_of
 
@@ -124,11 +124,15 @@ def _levels(parity: ParityReport) -> Iterator[tuple[str, ...]]:
         )
     if (followed := parity.followed) is not None:
         for kind, ties in followed.ties.items():
-            what = f"{ties.n:,} {kind}, {ties.other:,} fell otherwise"
-            yield _row("whole model, ties", what, times(ties.furthest), "1, rounding", not ties.explained)
+            what = f"{ties.n:,} {kind}, {ties.other:,} otherwise by the reference alone"
+            yield _row("whole model, ties", what, multiple(ties.furthest), "1 (rounding)", not ties.explained)
         for kind, value in followed.values.items():
-            what, wrong_values = f"{kind} on {followed.n_images} images", not value.largest <= value.limit
-            yield _row("whole model, ties apart", what, in_words(value.largest), f"{value.limit:.0e}", wrong_values)
+            what = f"{kind} on {followed.n_images} images"
+            yield _row(
+                "whole model, ties apart", what, in_words(value.largest), f"{value.limit:.0e}", not value.explained
+            )
+        if followed.astray:
+            yield _row("whole model, ties apart", "counts", f"{len(followed.astray)}", "0", followed.astray)
     images = f"{model.n_images} images, {model.runner}"
     said = in_words(model.limit) if model.telling else f"{in_words(model.limit)}, which says little"
     yield _row("whole model", images, in_words(model.relative_l2), said, model.problems())

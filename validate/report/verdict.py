@@ -100,7 +100,9 @@ def _exact(report: Report) -> str:
     apart, noise = in_words(model.relative_l2), f"{in_words(model.floor.relative_l2)} of PyTorch's own noise"
     if parity.followed is None or parity.followed.problems():
         return f"{said}, outputs for {name} {apart} apart beside {noise}"
-    return f"{said}, {parity.followed.near} for {name} where ties are broken alike, {apart} where not beside {noise}"
+    return (
+        f"{said}, once PyTorch breaks its ties as {name} does {parity.followed.near} apart, else {apart} beside {noise}"
+    )
 
 
 def _differ(parity: ParityReport) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from erq_export.contract.followed import Followed, times
+from erq_export.contract.followed import Followed, multiple
 from erq_export.contract.report import Report
 
 from .tables import Table
@@ -32,9 +32,9 @@ def finds_the_same(found: Mapping[str, Followed]) -> str:
     """A clause of the verdict."""
     wrong = [name for name, one in found.items() if one.problems()]
     if wrong:
-        return f"{' and '.join(wrong)} finds other things than the reference, ties apart"
-    n, pictures = (sum(getattr(one, what) for one in found.values()) for what in ("n_found", "n_images"))
-    return f"the {n} detections of the whole in one graph on {pictures} pictures are the reference's, ties broken alike"
+        return f"{' and '.join(wrong)}: other detections than the reference's, ties apart"
+    n, pictures = (sum(getattr(one, what) or 0 for one in found.values()) for what in ("n_found", "n_images"))
+    return f"the {n} detections of the whole in one graph on {pictures} pictures are the reference's once it breaks ties alike"
 
 
 def sentences(found: Mapping[str, Followed]) -> Iterator[str]:
@@ -45,14 +45,14 @@ def sentences(found: Mapping[str, Followed]) -> Iterator[str]:
 
 def ties(found: Mapping[str, Followed]) -> Table:
     """One line a graph and kind of choice."""
-    head = ("graph", "choices", "made", "otherwise by the reference", "furthest from a tie, beside rounding", "")
+    head = ("graph", "choices", "made", "otherwise by the reference alone", "furthest from a tie (1 is rounding)", "")
     return head, [
         [
             name,
             WHAT.get(kind, kind),
             f"{ties.n:,}",
             f"{ties.other:,}",
-            times(ties.furthest),
+            multiple(ties.furthest),
             "holds" if ties.explained else "FAILED",
         ]
         for name, one in found.items()

@@ -1,6 +1,6 @@
 """Graphs of the whole detector beside the reference that breaks its ties as they do, on measured pictures, kept in the store."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import msgspec
 
@@ -35,7 +35,7 @@ def followed(work: DetectorWork, made: Made) -> dict[str, Followed]:
 
 
 def _one(work: DetectorWork, bundle: Artifact, graph: Artifact, canvas: Size) -> Followed:
-    images, pictures = _pictures(work, canvas)
+    images, framed = _pictures(work, canvas)
 
     def make(entry: Work) -> None:
         reference = reference_model(bundle.read(Bundle.load))
@@ -44,7 +44,7 @@ def _one(work: DetectorWork, bundle: Artifact, graph: Artifact, canvas: Size) ->
         manifest = read_manifest(graph)
         found = graph.read(
             lambda folder: follow_detector(
-                reference, folder / "model.onnx", manifest, pictures, progress=work.ui.progress
+                reference, folder / "model.onnx", manifest, framed(), progress=work.ui.progress
             )
         )
         write_bytes(entry.folder / FOLLOWED, msgspec.json.encode(found))
@@ -55,16 +55,18 @@ def _one(work: DetectorWork, bundle: Artifact, graph: Artifact, canvas: Size) ->
     return kept.read(lambda folder: msgspec.json.decode((folder / FOLLOWED).read_bytes(), type=Followed))
 
 
-def _pictures(work: DetectorWork, canvas: Size) -> tuple[str, Sequence[Framed]]:
-    """A few that lie on the canvas, or, where none does, those of the calibration laid on it; and their name in the store."""
+def _pictures(work: DetectorWork, canvas: Size) -> tuple[str, Callable[[], list[Framed]]]:
+    """A few that lie on the canvas, or, where none does, those of the calibration laid on it: their name in the store, and what
+    reads them."""
     truth = work.measured_on
-    if truth is not None:
-        here = [i for i in work.pictures if work.framing.canvas_for(truth.size(i)) == canvas]
-        here = [here[i] for i in spread(len(here), FEW)]
-        if here:
-            return f"{truth.fingerprint} {here} {work.canvases}", [framed for _, framed in framed_pictures(work, here)]
+    here = [] if truth is None else [i for i in work.pictures if work.framing.canvas_for(truth.size(i)) == canvas]
+    if truth is not None and here:
+        some = [here[i] for i in spread(len(here), FEW)]
+        return f"{truth.fingerprint} {some} {work.canvases}", lambda: [
+            framed for _, framed in framed_pictures(work, some)
+        ]
     calibration = work.calibration_images(work.job.data.seed)
-    return f"{calibration.fingerprint.pixels_sha256} {canvas}", [
+    return f"{calibration.fingerprint.pixels_sha256} {canvas}", lambda: [
         Framed(
             pixels=laid_on(one.pixels, canvas),
             size=(min(one.size[0], canvas[0]), min(one.size[1], canvas[1])),

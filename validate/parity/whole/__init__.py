@@ -1,1 +1,1 @@
-"""Does one graph of the whole detector find what the reference finds, ties apart?"""
+"""Does a whole graph give what the reference gives, ties apart?"""

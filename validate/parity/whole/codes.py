@@ -3,10 +3,12 @@
 Letters:  x what a quantized layer or an operand of attention gets;  q the graph's codes for it, less the zero point
 """
 
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -23,11 +25,14 @@ from ..pieces import SAME_EXPORT, serialized
 from .ledger import Ledger
 from .ties import rounded
 
+LARGEST_MESSAGE = 2**30  # bytes of tensors; protobuf ends at twice that
+
 
 class Watched:
-    """A graph in ONNX Runtime with its codes, and other values by name, as further outputs. DataError where it has no such value.
+    """A graph in ONNX Runtime with its codes, and other values by name, as further outputs.
 
     path: of the file that `model` was read from, which is run as it is once, to see that both give the same to the bit.
+    DataError where there is no such value.
     """
 
     def __init__(
@@ -47,7 +52,7 @@ class Watched:
                 raise of_another_export(f"it has no {name}")
             if name not in shown:
                 graph.outputs.append(values[name])
-        self._running = session(serialized(model), threads=threads)
+        self._running = _opened(model, threads)
 
     def __call__(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every output by name."""
@@ -57,6 +62,17 @@ class Watched:
         """Are these values the file's own outputs to the bit? NaN is no value."""
         own = run(session(self._path, threads=self._threads), feeds)
         return all(torch.equal(y, values[name]) or bool(y.isnan().any()) for name, y in own.items())
+
+
+def _opened(model: ir.Model, threads: int | None) -> Any:
+    """A session of a model in memory; one that no message of protobuf's may hold goes through a folder."""
+    weights = (value.const_value for value in model.graph.initializers.values())
+    if sum(weight.nbytes for weight in weights if weight is not None) < LARGEST_MESSAGE:
+        return session(serialized(model), threads=threads)
+    with tempfile.TemporaryDirectory(prefix="erq-export-") as folder:
+        path = Path(folder) / "watched.onnx"
+        ir.save(model, path, external_data="watched.data")
+        return session(path, threads=threads)
 
 
 @contextmanager
@@ -104,7 +120,4 @@ def follows(
 
 def of_another_export(why: str) -> DataError:
     """The refusal of a graph that is not what its manifest says."""
-    return DataError(
-        f"the graph is not as it was exported: {why}",
-        fix=SAME_EXPORT,
-    )
+    return DataError(f"the graph is not as it was exported: {why}", fix=SAME_EXPORT)

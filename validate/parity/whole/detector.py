@@ -29,7 +29,7 @@ from ...metrics.distance import ROUNDING
 from . import ties
 from .choices import Choices, WatchedDetector
 from .codes import follows
-from .ledger import OTHER_OUTPUTS, Astray, Ledger
+from .ledger import Astray, Ledger
 
 ULPS = 2.0**-22  # of a number in float32: two units in its last place
 
@@ -54,8 +54,8 @@ def follow_detector(
     for i, framed in enumerate(pictures):
         progress("ties of the whole detector", i, len(pictures))
         choices = watched(framed)
-        if i == 0 and not watched.runs_as_it_is(framed, choices):
-            ledger.astray.append(OTHER_OUTPUTS)
+        if i == 0:  # which operators are fused does not depend on the picture
+            ledger.as_deployed = watched.runs_as_it_is(framed, choices)
         n_found += len(choices.values[GIVES[0]])
         reference.body.take(framed.pixels)
         try:
@@ -129,10 +129,8 @@ class Picture:
         return joined([head(x) for head in self.reference.mask], labels)
 
     def _stay(self, kind: str, suppression: ties.Suppression, stay: Tensor, off: Tensor, *, n_groups: int) -> None:
-        pixels = (
-            self.pixels + self.side * n_groups * ULPS
-        )  # the graph moves each group to a place of its own, that far out
-        self.ledger.tie(kind, suppression.chosen(stay, pixels=pixels, off=off))
+        far_out = self.side * n_groups * ULPS  # the graph moves the boxes of each group to a place of its own
+        self.ledger.tie(kind, suppression.chosen(stay, pixels=self.pixels + far_out, off=off))
 
     def _pooled(self, pyramid: Pyramid, i: int, own: Tensor, side: int) -> tuple[Tensor, Tensor]:
         """What the i-th head sees, and of which boxes."""

@@ -9,8 +9,6 @@ from erq_export.contract.followed import Followed, Gap, Ties
 
 from .ties import Chosen, worst
 
-OTHER_OUTPUTS = "other outputs when its codes are shown, so nothing was proven of it as it runs"
-
 
 class Astray(Exception):
     """The graph has so many of something where the reference has so many others: no following it on this image."""
@@ -18,11 +16,13 @@ class Astray(Exception):
 
 @dataclass
 class Ledger:
-    """By kind of choice, and by kind of value; astray: what keeps the reference from following, in words."""
+    """By kind of choice, and by kind of value; astray: counts that differ, in words;  as_deployed: does the graph give the same
+    to the bit when it does not show its choices?"""
 
     ties: dict[str, Ties] = field(default_factory=dict)
     values: dict[str, Gap] = field(default_factory=dict)
     astray: list[str] = field(default_factory=list)
+    as_deployed: bool = True
 
     def tie(self, kind: str, chosen: Chosen) -> None:
         """Further choices of a kind."""
@@ -46,5 +46,10 @@ class Ledger:
     def followed(self, n_images: int, n_found: int | None = None) -> Followed:
         """What came of it."""
         return Followed(
-            n_images=n_images, n_found=n_found, ties=self.ties, values=self.values, astray=tuple(self.astray)
+            n_images=n_images,
+            n_found=n_found,
+            ties=self.ties,
+            values=self.values,
+            astray=tuple(self.astray),
+            as_deployed=self.as_deployed,
         )
