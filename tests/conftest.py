@@ -8,6 +8,7 @@ from command_line import erq  # noqa: F401  the fixture of every folder
 from hypothesis import settings
 from lost_workers import pytest_handlecrashitem, pytest_xdist_make_scheduler  # noqa: F401  hooks
 from tiny_vit import calibrated_bundle, random_images, tiny_spec, tiny_vit
+from toy_bundle import toy_cascade  # noqa: F401  a fixture
 
 from erq_export.contract.bundle import Bundle
 from erq_export.data.calibration_set import CalibrationSet

@@ -179,3 +179,8 @@ class Report(FileRecord, frozen=True, kw_only=True):
     story: Story | None = None
     histograms: Histograms | None = None
     detection: Detection | None = None
+
+    @property
+    def parts(self) -> dict[str, PartReport]:
+        """Of a detector, by "TARGET PART"."""
+        return {f"{name} {part}": one for name, target in self.targets.items() for part, one in target.parts.items()}

@@ -1,6 +1,5 @@
 """A detector's parts as graphs: integers in ONNX Runtime and in TensorRT-RTX, and what the fake-quant parts give."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx_ir as ir
@@ -8,7 +7,7 @@ import pytest
 import torch
 from published_detector import framed
 from torch import Tensor
-from toy_bundle import make_known, reference, toy_bundle
+from toy_bundle import reference
 
 from erq_export.backends.onnxruntime import session
 from erq_export.backends.tensorrt import available
@@ -24,22 +23,9 @@ from erq_export.exporters.tensorrt.build import build
 from erq_export.validate.parity.part import check_part
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _toy() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        make_known(patch)
-        yield
-
-
 @pytest.fixture(scope="module")
-def bundle(_toy: None, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    """The toy cascade, w4a4."""
-    return toy_bundle(tmp_path_factory.mktemp("toy"))
-
-
-@pytest.fixture(scope="module")
-def graphs(bundle: Deployed) -> dict[str, ir.Model]:
-    return part_graphs(bundle)
+def graphs(toy_cascade: Deployed) -> dict[str, ir.Model]:
+    return part_graphs(toy_cascade)
 
 
 def example(shape: PartShape, n: int) -> Tensor:
@@ -54,27 +40,27 @@ def in_onnxruntime(path: Path, shape: PartShape, x: Tensor) -> list[Tensor]:
     return [torch.from_numpy(y) for y in running.run(list(shape.gives), {shape.takes: x.numpy()})]
 
 
-def checked(bundle: Deployed, graph: ir.Model, name: str, folder: Path, n: int = 1) -> PartParity:
+def checked(toy_cascade: Deployed, graph: ir.Model, name: str, folder: Path, n: int = 1) -> PartParity:
     """One part's graph for ONNX Runtime beside the reference's part, on n rows of a batch."""
-    detector, path = reference(bundle), folder / f"{name}.onnx"
+    detector, path = reference(toy_cascade), folder / f"{name}.onnx"
     shape = part_shapes(detector)[name]
     model, manifest = lowered(graph, named("onnx"), None)
     save(model, path)
-    layers = {site.path: bundle.layers[site.path] for site in manifest.sites}
+    layers = {site.path: toy_cascade.layers[site.path] for site in manifest.sites}
     part, x = parts_of(detector)[name], example(shape, n)
     return check_part(part, path, manifest, layers, x, takes=shape.takes, gives=shape.gives)
 
 
 def test_every_part_is_that_of_the_fake_quant_detector(
-    bundle: Deployed, graphs: dict[str, ir.Model], tmp_path: Path
+    toy_cascade: Deployed, graphs: dict[str, ir.Model], tmp_path: Path
 ) -> None:
     """Layer by layer on equal inputs, and between the layers. Of what leaves a part of random weights nothing can be asked: one
     code that rounds the other way moves everything behind it."""
-    detector = reference(bundle)
+    detector = reference(toy_cascade)
     assert list(graphs) == ["body", "box.0", "box.1", "box.2", "mask.0", "mask.1", "mask.2"]
     for name, part in parts_of(detector).items():
         for n in (1, 3):
-            found = checked(bundle, graphs[name], name, tmp_path, n)
+            found = checked(toy_cascade, graphs[name], name, tmp_path, n)
             assert found.problems() == [], name
             assert (found.codes.mismatches, found.sums.mismatches) == (0, 0)
             assert found.sums.n > 0
@@ -92,7 +78,7 @@ def called(part: Part, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("target", ["onnx", "tensorrt-rtx"])
 def test_every_layer_of_every_part_is_claimed_and_the_graphs_are_legal(
-    bundle: Deployed, graphs: dict[str, ir.Model], tmp_path: Path, target: str
+    toy_cascade: Deployed, graphs: dict[str, ir.Model], tmp_path: Path, target: str
 ) -> None:
     claimed = set()
     for name, graph in graphs.items():
@@ -102,7 +88,7 @@ def test_every_layer_of_every_part_is_claimed_and_the_graphs_are_legal(
         assert not found.errors, (name, found.as_text())
         claimed |= {site.path for site in manifest.sites}
         assert all(site.path.startswith(f"{name}.") for site in manifest.sites)
-    assert claimed == set(bundle.layers)
+    assert claimed == set(toy_cascade.layers)
 
 
 @pytest.mark.parametrize(
@@ -115,12 +101,12 @@ def test_every_layer_of_every_part_is_claimed_and_the_graphs_are_legal(
     ],
 )
 def test_a_fault_in_a_part_is_named(
-    bundle: Deployed, graphs: dict[str, ir.Model], tmp_path: Path, part: str, tensor: str, by: float, says: str
+    toy_cascade: Deployed, graphs: dict[str, ir.Model], tmp_path: Path, part: str, tensor: str, by: float, says: str
 ) -> None:
-    detector, path = reference(bundle), tmp_path / "part.onnx"
+    detector, path = reference(toy_cascade), tmp_path / "part.onnx"
     shape, x = part_shapes(detector)[part], example(part_shapes(detector)[part], 1)
     model, manifest = lowered(graphs[part], named("onnx"), None)
-    layers = {site.path: bundle.layers[site.path] for site in manifest.sites}
+    layers = {site.path: toy_cascade.layers[site.path] for site in manifest.sites}
 
     def found() -> PartParity:
         save(model, path)

@@ -1,5 +1,6 @@
 """The toy cascade of `published_detector`, calibrated at w4a4 on one picture of noise."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ def make_known(patch: pytest.MonkeyPatch) -> None:
     """Let "toy" be a detector that is known by name."""
     patch.setitem(architecture.STAND_INS, "toy", toy(cascade=CASCADE))
     patch.setattr("erq_export.models.detectors.loading.STAND_IN", (FRAMING.short, FRAMING.long))
+
+
+@pytest.fixture(scope="module")
+def toy_cascade(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """Calibrated, and known while a module's tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_known(patch)
+        yield toy_bundle(tmp_path_factory.mktemp("toy"))
 
 
 def toy_bundle(folder: Path) -> Deployed:

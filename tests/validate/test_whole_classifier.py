@@ -49,14 +49,12 @@ def test_outputs_are_equal_up_to_rounding_in_float32_and_float16(files: dict[str
     assert 0 < half.ties[CODES].furthest < 0.25
 
 
-def test_a_reference_that_does_not_follow_is_far_from_it(
-    files: dict[str, Exported], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The codes that round otherwise in float16 are what its outputs are off by: as it runs, a hundred times as far."""
+def test_a_reference_that_does_not_follow_is_far_from_it(files: dict[str, Exported]) -> None:
+    """The codes that round otherwise in float16 are what its outputs are off by: as it runs, more than twenty times as far."""
     file = files["tensorrt-rtx"]
     near = followed(file, n=MANY).values["outputs"].largest
     alone = structs.replace(file.manifest, sites=())
-    assert followed(file, n=16, manifest=alone).values["outputs"].largest > 20 * near
+    assert followed(file, n=MANY, manifest=alone).values["outputs"].largest > 20 * near
 
 
 def test_a_fault_that_the_first_image_does_not_show_is_told_by_this_level(

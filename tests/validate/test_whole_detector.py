@@ -1,6 +1,6 @@
 """One graph of the whole detector finds what the fake-quant detector finds, ties apart; every fault that is planted is told."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from parity_fixtures import constant
 from parity_plants import plus, times
 from published_detector import framed
 from torchvision.ops import batched_nms
-from toy_bundle import make_known, reference, toy_bundle
+from toy_bundle import reference
 from whole_faults import (
     Fault,
     coarser,
@@ -46,25 +46,12 @@ N = 20  # pictures
 HEADS = 3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _toy() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        make_known(patch)
-        yield
-
-
 @pytest.fixture(scope="module")
-def bundle(_toy: None, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
-    """The toy cascade, w4a4."""
-    return toy_bundle(tmp_path_factory.mktemp("toy"))
-
-
-@pytest.fixture(scope="module")
-def graph(bundle: Deployed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphManifest]:
+def graph(toy_cascade: Deployed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphManifest]:
     path = tmp_path_factory.mktemp("graph") / "detector.onnx"
-    model, manifest = lowered(whole_graph(bundle), named("onnx"), None)
+    model, manifest = lowered(whole_graph(toy_cascade), named("onnx"), None)
     save(model, path)
-    assert {site.path for site in manifest.sites} == set(bundle.layers)
+    assert {site.path for site in manifest.sites} == set(toy_cascade.layers)
     return path, manifest
 
 
@@ -72,8 +59,8 @@ def pictures(n: int) -> list[Framed]:
     return [framed(seed=i + 1) for i in range(n)]
 
 
-def followed(bundle: Deployed, path: Path, manifest: GraphManifest, n: int = 2) -> Followed:
-    return follow_detector(reference(bundle), path, manifest, pictures(n))
+def followed(toy_cascade: Deployed, path: Path, manifest: GraphManifest, n: int = 2) -> Followed:
+    return follow_detector(reference(toy_cascade), path, manifest, pictures(n))
 
 
 def feeds(one: Framed) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
@@ -81,11 +68,11 @@ def feeds(one: Framed) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
 
 
 def test_it_finds_what_the_fake_quant_detector_finds_on_20_pictures_ties_apart(
-    bundle: Deployed, graph: tuple[Path, GraphManifest]
+    toy_cascade: Deployed, graph: tuple[Path, GraphManifest]
 ) -> None:
     """A detector of random weights: one code that rounds the other way moves everything behind it. Where the reference breaks its
     ties as the graph does, all that is found is the same, and every tie is one: the furthest is by rounding from it."""
-    found = followed(bundle, *graph, n=N)
+    found = followed(toy_cascade, *graph, n=N)
     assert found.problems() == []
     assert (found.n_images, found.n_found) == (N, N * 100)
     assert list(found.ties) == [CODES, "anchors", "proposals", "levels", "classes", "threshold", "detections"]
@@ -108,10 +95,10 @@ def test_watching_changes_nothing(graph: tuple[Path, GraphManifest]) -> None:
 
 
 def test_a_picture_without_anything_gives_nothing(
-    bundle: Deployed, graph: tuple[Path, GraphManifest], tmp_path: Path
+    toy_cascade: Deployed, graph: tuple[Path, GraphManifest], tmp_path: Path
 ) -> None:
     """Everything is background: graph and reference give empty arrays."""
-    layers, model = dict(bundle.layers), ir.load(graph[0])
+    layers, model = dict(toy_cascade.layers), ir.load(graph[0])
     for i in range(HEADS):
         path = f"box.{i}.predictor.cls_score"
         layers[path] = replace(layers[path], bias=shifted(layers[path].bias))  # type: ignore[index]
@@ -120,7 +107,7 @@ def test_a_picture_without_anything_gives_nothing(
     one = framed(seed=1)
     found = session(tmp_path / "detector.onnx").run(list(GIVES), feeds(one))
     assert [y.shape for y in found] == [(0, 4), (0,), (0,), (0, 28, 28)]
-    blind = followed(replace(bundle, layers=layers), tmp_path / "detector.onnx", graph[1], n=1)
+    blind = followed(replace(toy_cascade, layers=layers), tmp_path / "detector.onnx", graph[1], n=1)
     assert (blind.problems(), blind.n_found, blind.ties["detections"].n) == ([], 0, 0)
 
 
@@ -149,20 +136,22 @@ def shifted(bias: torch.Tensor) -> torch.Tensor:
     ],
 )
 def test_every_planted_fault_is_told(
-    bundle: Deployed, graph: tuple[Path, GraphManifest], tmp_path: Path, fault: Fault, kind: str
+    toy_cascade: Deployed, graph: tuple[Path, GraphManifest], tmp_path: Path, fault: Fault, kind: str
 ) -> None:
     """Faults that average precision, or the parts by themselves, would not show."""
     model = ir.load(graph[0])
     fault(model.graph)
     ir.save(model, tmp_path / "detector.onnx")
-    problems = followed(bundle, tmp_path / "detector.onnx", graph[1]).problems()
+    problems = followed(toy_cascade, tmp_path / "detector.onnx", graph[1]).problems()
     assert problems
     assert problems[0].startswith(f"ties apart, {kind}: "), problems
 
 
-def test_the_reference_that_follows_itself_is_the_detector(bundle: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_that_follows_itself_is_the_detector(
+    toy_cascade: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By its own choices `Picture` goes the way of `Detector.forward`, to the bit: no choice is another, no value differs."""
-    detector, one, stayed = reference(bundle), framed(seed=3), list[torch.Tensor]()
+    detector, one, stayed = reference(toy_cascade), framed(seed=3), list[torch.Tensor]()
     given = list[tuple[torch.Tensor, int]]()
     logits = list[torch.Tensor]()
 
@@ -204,11 +193,11 @@ def test_the_reference_that_follows_itself_is_the_detector(bundle: Deployed, mon
 
 
 def test_a_graph_that_looks_at_another_number_of_anchors_is_told(
-    bundle: Deployed, graph: tuple[Path, GraphManifest], monkeypatch: pytest.MonkeyPatch
+    toy_cascade: Deployed, graph: tuple[Path, GraphManifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no following it then, and what follows is passed over."""
     monkeypatch.setattr("erq_export.validate.parity.whole.detector.BEST", 999)
-    found = followed(bundle, *graph)
+    found = followed(toy_cascade, *graph)
     assert found.problems()[0] == "ties apart: the graph has 1000 anchors where the reference has 999"
     assert "does not give what the reference gives" in found.told
 
@@ -224,7 +213,7 @@ def test_a_file_of_another_export_is_refused(graph: tuple[Path, GraphManifest], 
 
 
 def test_layers_that_stand_elsewhere_or_not_as_often_are_refused(
-    bundle: Deployed, graph: tuple[Path, GraphManifest]
+    toy_cascade: Deployed, graph: tuple[Path, GraphManifest]
 ) -> None:
     path, manifest = graph
     first, *rest = manifest.sites
@@ -234,6 +223,6 @@ def test_layers_that_stand_elsewhere_or_not_as_often_are_refused(
     without = [site for i, site in enumerate(manifest.sites) if i != levels[-1]]
     for sites in ((first, first, *rest), tuple(swapped), tuple(without)):
         with pytest.raises(DataError, match=r"has other codes there|stands in it 2 times, 1 were called"):
-            followed(bundle, path, structs.replace(manifest, sites=sites), n=1)
+            followed(toy_cascade, path, structs.replace(manifest, sites=sites), n=1)
     with pytest.raises(ValueError, match="no picture"):
-        followed(bundle, *graph, n=0)
+        followed(toy_cascade, *graph, n=0)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from erq_export.contract.floor import NoiseFloor
-from erq_export.contract.quantized import QuantLayer, QuantOperand
 
 from ..metrics.distance import cosine, relative_l2
+from .teacher import in_front
 
 DRAWS = 5
 FLOAT_E, HALF_E = 1e-6, 2.0**-11  # what stands between two layers adds up to about 1e-7 in float32, 3e-4 in float16
@@ -34,13 +34,8 @@ def trembling(model: nn.Module, e: float, generator: torch.Generator) -> Iterato
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (noisy(args[0], e, generator), *args[1:])
 
-    quantized = [module for module in model.modules() if isinstance(module, QuantLayer | QuantOperand)]
-    handles = [module.register_forward_pre_hook(hook) for module in quantized]
-    try:
+    with in_front(model, hook):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def noisy(u: Tensor, e: float, generator: torch.Generator) -> Tensor:

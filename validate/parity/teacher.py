@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from erq_export.contract.quantized import quant_linears, quant_operands
+from erq_export.contract.quantized import QuantLayer, QuantOperand, quant_linears, quant_operands
 
 Visitor = Callable[[str, Tensor, Tensor], None]
 
@@ -23,6 +23,21 @@ def _shown(model: nn.Module, visit: Visitor) -> Iterator[None]:
         module.register_forward_hook(hook(path))
         for path, module in (quant_linears(model) | quant_operands(model)).items()
     ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def in_front(
+    model: nn.Module, hook: Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...] | None]
+) -> Iterator[None]:
+    """While this lasts, `hook(module, arguments)` says what every quantized layer and operand of attention gets; None: what it
+    got anyway."""
+    quantized = [module for module in model.modules() if isinstance(module, QuantLayer | QuantOperand)]
+    handles = [module.register_forward_pre_hook(hook) for module in quantized]
     try:
         yield
     finally:

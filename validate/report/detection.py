@@ -23,12 +23,7 @@ def is_detector(report: Report) -> bool:
 
 def part_parities(report: Report) -> dict[str, PartParity]:
     """By "TARGET PART"."""
-    return {
-        f"{name} {part}": one.parity
-        for name, target in report.targets.items()
-        for part, one in target.parts.items()
-        if one.parity is not None
-    }
+    return {name: one.parity for name, one in report.parts.items() if one.parity is not None}
 
 
 def deployed(found: Detection) -> Judged:

@@ -20,12 +20,7 @@ WHAT = {
 
 def wholes(report: Report) -> dict[str, Followed]:
     """By "TARGET PART"."""
-    return {
-        f"{name} {part}": one.followed
-        for name, target in report.targets.items()
-        for part, one in target.parts.items()
-        if one.followed is not None
-    }
+    return {name: one.followed for name, one in report.parts.items() if one.followed is not None}
 
 
 def finds_the_same(found: Mapping[str, Followed]) -> str:

@@ -18,10 +18,11 @@ from erq_export.backends.onnxruntime import run, session
 from erq_export.contract.errors import DataError
 from erq_export.contract.followed import CODES
 from erq_export.contract.manifest import GraphManifest, Quantized
-from erq_export.contract.quantized import QuantLayer, QuantOperand
+from erq_export.contract.quantized import QuantLayer, QuantOperand, quant_linears, quant_operands
 
 from ...metrics.distance import ROUNDING
 from ..pieces import SAME_EXPORT, serialized
+from ..teacher import in_front
 from .ledger import Ledger
 from .ties import rounded
 
@@ -105,17 +106,12 @@ def follows(
         ledger.tie(CODES, rounded(module.grid, x, q, off=rounding))
         return (module.grid.dequantize(q), *args[1:])
 
-    quantized = [module for module in reference.modules() if isinstance(module, QuantLayer | QuantOperand)]
-    handles = [module.register_forward_pre_hook(hook) for module in quantized]
-    try:
+    with in_front(reference, hook):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-    for module in quantized:
-        n = len(places.get(module.path, ()))
-        if calls[module.path] != n and any(values[place.codes].numel() for place in places[module.path]):
-            raise of_another_export(f"{module.path} stands in it {n} times, {calls[module.path]} were called")
+    for path in quant_linears(reference) | quant_operands(reference):
+        own = places.get(path, ())
+        if calls[path] != len(own) and any(values[place.codes].numel() for place in own):
+            raise of_another_export(f"{path} stands in it {len(own)} times, {calls[path]} were called")
 
 
 def of_another_export(why: str) -> DataError:
